@@ -1,0 +1,1 @@
+//! Control groups of pods and containers: v1, hybrid and v2, cgroupfs and systemd.

@@ -1,0 +1,1 @@
+//! Image store: pull, unpack, import, list, remove.

@@ -1,0 +1,1 @@
+//! Holdfast: a Kubernetes node agent. CRI v1 server, image store, networks, standalone pods.

@@ -1,0 +1,2 @@
+//! Benchmark client: latencies and memory over CRI.
+fn main() {}

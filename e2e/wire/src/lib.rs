@@ -1,0 +1,1 @@
+//! Wire compatibility with the independent bindings of k8s-cri.

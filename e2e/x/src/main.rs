@@ -1,0 +1,2 @@
+//! cargo x: the developer command.
+fn main() {}

@@ -1,0 +1,74 @@
+//! How a container is to be started: the content of the sealed memfds.
+//!
+//! The agent writes them, stage 1 and the exec stage (short-lived children of the shim) read them; the shim itself
+//! never does, which keeps its memory small.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything about a container's start, around its OCI spec.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Launch<S> {
+    /// The OCI runtime spec (`oci_spec::runtime::Spec`; a type parameter keeps oci-spec out of this crate). Of its
+    /// user only `uid`, `gid`, `additional_gids` count, and those only where `user` below is empty.
+    pub spec: S,
+    /// What the root is made of; `spec.root.readonly` says whether it is read-only.
+    pub rootfs: Rootfs,
+    /// Who runs the command.
+    pub user: UserRequest,
+    /// Clone flags (CLONE_NEWNET ...) of the holder's namespaces that the container joins.
+    pub join: u64,
+    /// Clone flags of its own namespaces: NEWNS and NEWCGROUP always, NEWPID unless shared.
+    pub own: u64,
+    /// Bind the holder's /dev/shm (else the host's, which is then a mount of the spec).
+    pub pod_shm: bool,
+    /// uid map of the pod's user namespace, for the root's id-mapped layers; empty: no user namespace.
+    pub uid_map: Vec<IdMap>,
+    /// gid map.
+    pub gid_map: Vec<IdMap>,
+}
+
+/// The parts of an overlay.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rootfs {
+    /// Unpacked layers, lowest first.
+    pub layers: Vec<PathBuf>,
+    /// Upper directory. Its owner is the container's root as the host numbers it.
+    pub upper: PathBuf,
+    /// overlayfs's work directory, on the same file system.
+    pub work: PathBuf,
+}
+
+/// Inside id, outside id, count: a line of uid_map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMap {
+    /// First id inside.
+    pub inside: u32,
+    /// First id outside.
+    pub outside: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// Who runs the command, before the image's /etc/passwd and /etc/group have been read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UserRequest {
+    /// `user`, `uid`, `user:group`, `uid:gid` ... as image configurations write it; empty: root.
+    pub user: String,
+    /// Group that wins over the one of `user`.
+    pub group: Option<u32>,
+    /// Supplemental groups of the request.
+    pub supplemental_groups: Vec<u32>,
+    /// Leave out the groups that the image's /etc/group gives the user (KEP-3619, Strict).
+    pub strict_groups: bool,
+}
+
+/// An exec's process.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ExecLaunch<P> {
+    /// `oci_spec::runtime::Process`, with its user complete.
+    pub process: P,
+}

@@ -1,0 +1,4 @@
+//! What a pod is on a Linux node, for the agent that makes pods and for the shim that runs containers in them.
+
+pub mod launch;
+pub mod protocol;

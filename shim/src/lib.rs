@@ -1,0 +1,1 @@
+//! One process per container: start stages, stdio, log, exec, exit record.

@@ -27,6 +27,10 @@ pub struct Launch<S> {
     pub uid_map: Vec<IdMap>,
     /// gid map.
     pub gid_map: Vec<IdMap>,
+    /// `KEY=VALUE` of the variables whose value is not UTF-8, which the OCI spec cannot hold: they follow those of
+    /// `spec.process.env` and share no key with them.
+    #[serde(default)]
+    pub raw_env: Vec<Vec<u8>>,
 }
 
 /// The parts of an overlay.
@@ -71,4 +75,7 @@ pub struct UserRequest {
 pub struct ExecLaunch<P> {
     /// `oci_spec::runtime::Process`, with its user complete.
     pub process: P,
+    /// As [`Launch::raw_env`].
+    #[serde(default)]
+    pub raw_env: Vec<Vec<u8>>,
 }

@@ -6,6 +6,7 @@
 
 pub mod caps;
 pub mod clone;
+pub mod error;
 pub mod memfd;
 pub mod mount;
 pub mod ns;

@@ -1,1 +1,3 @@
 //! Holdfast: a Kubernetes node agent. CRI v1 server, image store, networks, standalone pods.
+
+pub mod cri;

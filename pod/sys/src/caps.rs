@@ -1,1 +1,146 @@
+//! Capabilities by name and as bits.
 
+use rustix::io::Errno;
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capability_is_in_bounding_set, clear_ambient_capability_set,
+    configure_capability_in_ambient_set, remove_capability_from_bounding_set, set_capabilities,
+};
+
+use crate::error::{CallError, Result};
+
+/// Names in the order of their numbers (linux/capability.h).
+const NAMES: [&str; 41] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
+/// A set of capabilities, one bit each.
+pub type Set = CapabilitySet;
+
+/// The set of one capability, by its name with or without `CAP_`.
+pub fn named(name: &str) -> Option<Set> {
+    let name = name.strip_prefix("CAP_").unwrap_or(name);
+    let number = NAMES.iter().position(|known| known.eq_ignore_ascii_case(name))?;
+    Some(Set::from_bits_retain(1 << number))
+}
+
+fn each(set: Set) -> impl Iterator<Item = Set> {
+    (0..64).map(|bit| Set::from_bits_retain(1 << bit)).filter(move |one| set.contains(*one))
+}
+
+/// The bounding set that we live with.
+pub fn bounding() -> Set {
+    let mut all = Set::empty();
+    // The kernel answers EINVAL for the first number that it does not know.
+    for one in each(Set::from_bits_retain(u64::MAX)) {
+        match capability_is_in_bounding_set(one) {
+            Ok(true) => all |= one,
+            Ok(false) => {}
+            Err(_) => break,
+        }
+    }
+    all
+}
+
+/// Takes everything but `kept` out of the bounding set, whose present value is `now`.
+///
+/// # Errors
+/// EPERM without CAP_SETPCAP.
+pub fn limit_bounding(now: Set, kept: Set) -> Result<()> {
+    for one in each(now.difference(kept)) {
+        remove_capability_from_bounding_set(one)
+            .map_err(|e| CallError::new(format!("prctl(PR_CAPBSET_DROP, {:#x})", one.bits()), e))?;
+    }
+    Ok(())
+}
+
+/// What we may use now.
+pub fn permitted() -> Result<Set> {
+    rustix::thread::capabilities(None).map(|sets| sets.permitted).map_err(|e| CallError::new("capget()", e))
+}
+
+/// capset(2).
+///
+/// # Errors
+/// EPERM for a permitted capability that we do not have.
+pub fn set(effective: Set, permitted: Set, inheritable: Set) -> Result<()> {
+    set_capabilities(None, CapabilitySets { effective, permitted, inheritable }).map_err(|e| {
+        CallError::new(
+            format!("capset({:#x}, {:#x}, {:#x})", effective.bits(), permitted.bits(), inheritable.bits()),
+            e,
+        )
+    })
+}
+
+/// Makes `set` the ambient set; each must be permitted and inheritable.
+pub fn set_ambient(set: Set) -> Result<()> {
+    match clear_ambient_capability_set() {
+        Ok(()) | Err(Errno::INVAL) => {}
+        Err(e) => return Err(CallError::new("prctl(PR_CAP_AMBIENT_CLEAR_ALL)", e)),
+    }
+    for one in each(set) {
+        configure_capability_in_ambient_set(one, true)
+            .map_err(|e| CallError::new(format!("prctl(PR_CAP_AMBIENT_RAISE, {:#x})", one.bits()), e))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_numbers() {
+        assert_eq!(named("CAP_CHOWN"), Some(Set::CHOWN));
+        assert_eq!(named("SYS_ADMIN"), Some(Set::SYS_ADMIN));
+        assert_eq!(named("CAP_CHECKPOINT_RESTORE"), Some(Set::CHECKPOINT_RESTORE));
+        assert_eq!(named("ALL"), None);
+    }
+
+    #[test]
+    fn our_own_bounding_set_is_the_one_in_proc() {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:")).unwrap();
+        assert_eq!(bounding().bits(), u64::from_str_radix(line.trim(), 16).unwrap());
+    }
+}

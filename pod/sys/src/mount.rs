@@ -1,1 +1,248 @@
+//! The mount API by descriptors (Linux 5.2): a mount is made or copied detached, gets its attributes while nobody can
+//! see it, and is then attached to a place that is a descriptor as well.
 
+use std::fmt::Write;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::CWD;
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+    UnmountFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+    mount_change, move_mount, open_tree, unmount,
+};
+
+use crate::error::{CallError, Result};
+
+/// Read-only.
+pub const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+/// No set-user-id programs.
+pub const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
+/// No device nodes.
+pub const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
+/// No programs.
+pub const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
+/// The bits that say how access times are kept; setting one means clearing all of them.
+pub const ATIME_MASK: u64 = libc::MOUNT_ATTR__ATIME;
+/// No access times.
+pub const NOATIME: u64 = libc::MOUNT_ATTR_NOATIME;
+/// Every access time.
+pub const STRICTATIME: u64 = libc::MOUNT_ATTR_STRICTATIME;
+/// No access times of directories.
+pub const NODIRATIME: u64 = libc::MOUNT_ATTR_NODIRATIME;
+/// No symlinks are followed (Linux 5.14).
+pub const NOSYMFOLLOW: u64 = libc::MOUNT_ATTR_NOSYMFOLLOW;
+
+/// How mounts on one side show on the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Propagation {
+    /// Not at all.
+    Private,
+    /// From the original to the copy.
+    Slave,
+    /// Both ways.
+    Shared,
+    /// Not at all, and it cannot be copied.
+    Unbindable,
+}
+
+impl Propagation {
+    fn bits(self) -> u64 {
+        match self {
+            Self::Private => libc::MS_PRIVATE,
+            Self::Slave => libc::MS_SLAVE,
+            Self::Shared => libc::MS_SHARED,
+            Self::Unbindable => libc::MS_UNBINDABLE,
+        }
+    }
+}
+
+/// What [`set_attributes`] changes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Change<'a> {
+    /// Attributes to set.
+    pub set: u64,
+    /// Attributes to clear.
+    pub clear: u64,
+    /// Propagation to have.
+    pub propagation: Option<Propagation>,
+    /// User namespace whose maps shift the ids of its files (Linux 5.12; the mount must be detached).
+    pub id_map: Option<BorrowedFd<'a>>,
+}
+
+impl Change<'_> {
+    /// It changes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.set == 0 && self.clear == 0 && self.propagation.is_none() && self.id_map.is_none()
+    }
+}
+
+/// mount_setattr(2) on a mount, or on all mounts of its tree.
+///
+/// # Errors
+/// EINVAL for a mount that cannot be id-mapped (attached already, or its file system does not know how), EPERM for
+/// an attribute that a user namespace has locked.
+pub fn set_attributes(mount: impl AsFd, recursive: bool, change: Change<'_>) -> Result<()> {
+    if change.is_empty() {
+        return Ok(());
+    }
+    let fd = mount.as_fd().as_raw_fd();
+    let id_map = if change.id_map.is_some() { libc::MOUNT_ATTR_IDMAP } else { 0 };
+    let atime = if change.set & ATIME_MASK != 0 { ATIME_MASK } else { 0 };
+    let attributes = libc::mount_attr {
+        attr_set: change.set | id_map,
+        attr_clr: change.clear | atime,
+        propagation: change.propagation.map_or(0, Propagation::bits),
+        userns_fd: change.id_map.map_or(0, |fd| fd.as_raw_fd() as u64),
+    };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is a C string, `attributes` is a struct mount_attr of the size that is passed; both outlive
+    // the call, which keeps neither.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            fd,
+            c"".as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 {
+        return Ok(());
+    }
+    let errno = std::io::Error::last_os_error();
+    let (set, clear) = (attributes.attr_set, attributes.attr_clr);
+    Err(CallError::new(format!("mount_setattr(fd {fd}, set {set:#x}, clear {clear:#x})"), errno))
+}
+
+/// Copies the mount that holds `path`, with what is mounted below if `recursive`, as a detached tree. Symlinks are
+/// followed; an empty path means `at` itself.
+pub fn copy_tree(at: BorrowedFd<'_>, path: &Path, recursive: bool) -> Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    if path.as_os_str().is_empty() {
+        flags |= OpenTreeFlags::AT_EMPTY_PATH;
+    }
+    open_tree(at, path, flags)
+        .map_err(|e| CallError::new(format!("open_tree(\"{}\", OPEN_TREE_CLONE)", path.display()), e))
+}
+
+/// As [`copy_tree`], for a path of our own mount namespace.
+pub fn copy_path(path: &Path, recursive: bool) -> Result<OwnedFd> {
+    copy_tree(CWD, path, recursive)
+}
+
+/// Attaches a detached mount on top of `target`.
+pub fn attach(mount: impl AsFd, target: impl AsFd) -> Result<()> {
+    let (mount, target) = (mount.as_fd(), target.as_fd());
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, c"", target, c"", flags).map_err(|e| {
+        CallError::new(format!("move_mount(fd {}, fd {})", mount.as_raw_fd(), target.as_raw_fd()), e)
+    })
+}
+
+/// Makes every mount of our mount namespace private.
+pub fn make_all_private() -> Result<()> {
+    mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(|e| CallError::new("mount(\"/\", MS_PRIVATE | MS_REC)", e))
+}
+
+/// Makes `root` the root of our mount namespace, and lets go of the old one with all that is mounted there. The
+/// working directory is the new root afterwards.
+pub fn pivot_to(root: impl AsFd) -> Result<()> {
+    rustix::process::fchdir(root.as_fd()).map_err(|e| CallError::new("fchdir(new root)", e))?;
+    // With the same directory for both, the old root ends up on top of the new one: no place to put it is needed.
+    rustix::process::pivot_root(c".", c".").map_err(|e| CallError::new("pivot_root(\".\", \".\")", e))?;
+    unmount(c".", UnmountFlags::DETACH).map_err(|e| CallError::new("umount2(\".\", MNT_DETACH)", e))?;
+    rustix::process::chdir(c"/").map_err(|e| CallError::new("chdir(\"/\")", e))
+}
+
+/// A file system being configured.
+#[derive(Debug)]
+pub struct FileSystem {
+    context: OwnedFd,
+    kind: String,
+}
+
+impl FileSystem {
+    /// Begins a new instance of a file system of this kind.
+    pub fn open(kind: &str) -> Result<Self> {
+        let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)
+            .map_err(|e| CallError::new(format!("fsopen(\"{kind}\")"), e))?;
+        Ok(Self { context, kind: kind.to_owned() })
+    }
+
+    /// Sets an option without a value.
+    pub fn flag(&self, key: &str) -> Result<()> {
+        fsconfig_set_flag(&self.context, key).map_err(|e| self.failed(key, "", e))
+    }
+
+    /// Sets an option, at most 255 bytes long.
+    pub fn string(&self, key: &str, value: &str) -> Result<()> {
+        fsconfig_set_string(&self.context, key, value).map_err(|e| self.failed(key, value, e))
+    }
+
+    /// Sets an option to a descriptor.
+    pub fn descriptor(&self, key: &str, value: BorrowedFd<'_>) -> Result<()> {
+        fsconfig_set_fd(&self.context, key, value)
+            .map_err(|e| self.failed(key, &format!("fd {}", value.as_raw_fd()), e))
+    }
+
+    /// Makes the instance and a detached mount of it with these attributes.
+    pub fn mount(self, attributes: u64) -> Result<OwnedFd> {
+        fsconfig_create(&self.context).map_err(|e| self.failed("create", "", e))?;
+        let flags = MountAttrFlags::from_bits_retain(attributes as u32);
+        fsmount(&self.context, FsMountFlags::FSMOUNT_CLOEXEC, flags).map_err(|e| self.failed("mount", "", e))
+    }
+
+    /// The kernel keeps what a file system had to say as lines that are read from the context.
+    fn failed(&self, key: &str, value: &str, errno: Errno) -> CallError {
+        let mut said = String::new();
+        let mut line = [0; 256];
+        while let Ok(len) = rustix::io::read(&self.context, &mut line) {
+            let _ = write!(said, " ({})", String::from_utf8_lossy(&line[..len]).trim_end());
+            if len == 0 || said.len() > 1024 {
+                break;
+            }
+        }
+        CallError::new(format!("fsconfig({}, {key} {value}){said}", self.kind), errno)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use rustix::fs::{Mode, OFlags, openat};
+
+    #[test]
+    fn a_tmpfs_is_filled_before_anybody_sees_it() {
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIP: needs root");
+            return;
+        }
+        let fs = FileSystem::open("tmpfs").unwrap();
+        fs.string("mode", "755").unwrap();
+        let mount = fs.mount(NODEV).unwrap();
+        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
+        openat(&mount, "file", flags, Mode::from_raw_mode(0o600)).unwrap();
+        set_attributes(&mount, true, Change { set: RDONLY, ..Change::default() }).unwrap();
+        let refused = openat(&mount, "other", flags, Mode::from_raw_mode(0o600)).unwrap_err();
+        assert_eq!(refused, Errno::ROFS);
+    }
+
+    #[test]
+    fn the_file_systems_own_words_are_in_the_error() {
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIP: needs root");
+            return;
+        }
+        let error = FileSystem::open("tmpfs").unwrap().string("nonsense", "1").unwrap_err();
+        assert!(error.to_string().contains("nonsense"), "{error}");
+        assert!(FileSystem::open("no-such-fs").unwrap_err().is(Errno::NODEV));
+    }
+}

@@ -1,2 +1,74 @@
 //! cargo x: the developer command.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use holdfast_x::{bench, check, demo, summary::Counts, test, vm, work::Work};
+
+/// The developer command of Holdfast.
+#[derive(Debug, Parser)]
+#[command(name = "cargo x", bin_name = "cargo x")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Build everything and run the sample pod to its greeting.
+    Demo,
+    /// Install what the tests need, build, and run them all.
+    Test {
+        /// Only tests whose name contains this.
+        filter: Option<String>,
+        /// Only the end-to-end tests.
+        #[arg(long)]
+        e2e: bool,
+    },
+    /// Run the end-to-end tests in a virtual machine: Debian trixie, systemd, cgroup v2.
+    Vm {
+        /// Only tests whose name contains this.
+        filter: Option<String>,
+        /// Boot, show what the machine is, and power off.
+        #[arg(long)]
+        boot_only: bool,
+    },
+    /// Measure latencies and memory against an agent of its own.
+    Bench {
+        /// Arguments of the benchmark client.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Format, lints, licences.
+    Check,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("cargo x: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> anyhow::Result<ExitCode> {
+    let work = Work::find()?;
+    match task {
+        Task::Demo => demo::demo(&work)?,
+        Task::Bench { args } => bench::bench(&work, &args)?,
+        Task::Check => check::check(&work)?,
+        Task::Test { filter, e2e } => return Ok(verdict(test::test(&work, &test::Options { filter, e2e })?)),
+        Task::Vm { filter, boot_only } => {
+            return Ok(verdict(vm::vm(&work, &vm::Options { filter, boot_only })?));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the last line.
+fn verdict(counts: Counts) -> ExitCode {
+    println!("{counts}");
+    if counts.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,78 @@
+//! Commands and progress lines.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    path::Path,
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+
+/// Prints what begins, does it, and prints how long it took.
+pub fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    println!("==> {what}");
+    let begin = Instant::now();
+    let result = work().with_context(|| what.to_owned())?;
+    let seconds = begin.elapsed().as_secs_f32();
+    if seconds >= 1.0 {
+        println!("    {seconds:.0} s");
+    }
+    Ok(result)
+}
+
+/// A command with its program and arguments.
+pub fn command<A: AsRef<OsStr>>(program: impl AsRef<OsStr>, args: impl IntoIterator<Item = A>) -> Command {
+    let mut command = Command::new(program);
+    command.args(args);
+    command
+}
+
+/// As people would type it, for errors.
+pub fn shown(command: &Command) -> String {
+    let mut text = command.get_program().to_string_lossy().into_owned();
+    for arg in command.get_args() {
+        text.push(' ');
+        text.push_str(&arg.to_string_lossy());
+    }
+    text
+}
+
+/// Runs a command whose output the user sees.
+pub fn loud(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("run {}", shown(command)))?;
+    if !status.success() {
+        bail!("{}: {status}", shown(command));
+    }
+    Ok(())
+}
+
+/// Runs a command with its output in `log`; a failure shows the end of it.
+pub fn quiet(command: &mut Command, log: &Path) -> Result<()> {
+    let file = File::create(log).with_context(|| format!("create {}", log.display()))?;
+    let copy = file.try_clone().with_context(|| format!("open {}", log.display()))?;
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(file)
+        .stderr(copy)
+        .status()
+        .with_context(|| format!("run {}", shown(command)))?;
+    if !status.success() {
+        let text = String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned();
+        let lines: Vec<&str> = text.lines().collect();
+        let tail = lines[lines.len().saturating_sub(20)..].join("\n");
+        bail!("{}: {status}; the end of {}:\n{tail}", shown(command), log.display());
+    }
+    Ok(())
+}
+
+/// Runs a command and returns its standard output; a failure shows its standard error.
+pub fn output(command: &mut Command) -> Result<String> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("run {}", shown(command)))?;
+    if !output.status.success() {
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        bail!("{}: {}: {}", shown(command), output.status, complaint.trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -31,6 +31,9 @@ pub struct Launch<S> {
     /// `spec.process.env` and share no key with them.
     #[serde(default)]
     pub raw_env: Vec<Vec<u8>>,
+    /// Flags for seccomp(2) with the program that comes along, if one does.
+    #[serde(default)]
+    pub seccomp_flags: u32,
 }
 
 /// The parts of an overlay.
@@ -78,4 +81,7 @@ pub struct ExecLaunch<P> {
     /// As [`Launch::raw_env`].
     #[serde(default)]
     pub raw_env: Vec<Vec<u8>>,
+    /// As [`Launch::seccomp_flags`].
+    #[serde(default)]
+    pub seccomp_flags: u32,
 }

@@ -1,0 +1,162 @@
+//! Values of the configuration that have a type of their own.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// What is logged: this and what is worse.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// A caller's request failed.
+    Error,
+    /// Odd, but handled.
+    Warn,
+    /// Rare changes of state.
+    #[default]
+    Info,
+    /// What a developer wants to see.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// The level's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A resource limit of a container's processes (setrlimit(2)), written `nofile=1024:4096`, `core=unlimited`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Ulimit {
+    /// Name in lower case, without `RLIMIT_`.
+    pub name: String,
+    /// Soft limit; `u64::MAX`: none.
+    pub soft: u64,
+    /// Hard limit; `u64::MAX`: none.
+    pub hard: u64,
+}
+
+/// The kernel's limits, in lower case and without `RLIMIT_`.
+const NAMES: [&str; 16] = [
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+];
+
+/// What is wrong with the text of a [`Ulimit`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadUlimit {
+    /// Not of the form.
+    #[error("{0:?} is not of the form nofile=1024:4096 or nofile=unlimited")]
+    Form(String),
+    /// No such limit.
+    #[error("{0:?} is not a resource limit of setrlimit(2), such as nofile, nproc, core, memlock or stack")]
+    Name(String),
+    /// Soft above hard.
+    #[error("{0:?}: the soft limit is above the hard limit")]
+    Order(String),
+}
+
+impl Ulimit {
+    /// The name that the OCI runtime spec uses: `RLIMIT_NOFILE`.
+    pub fn rlimit_name(&self) -> String {
+        format!("RLIMIT_{}", self.name.to_ascii_uppercase())
+    }
+}
+
+impl FromStr for Ulimit {
+    type Err = BadUlimit;
+
+    fn from_str(text: &str) -> Result<Self, BadUlimit> {
+        let form = || BadUlimit::Form(text.to_owned());
+        let (name, limits) = text.split_once('=').ok_or_else(form)?;
+        if !NAMES.contains(&name) {
+            return Err(BadUlimit::Name(name.to_owned()));
+        }
+        let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
+        let number = |text: &str| match text {
+            "unlimited" => Ok(u64::MAX),
+            _ => text.parse().map_err(|_| form()),
+        };
+        let (soft, hard) = (number(soft)?, number(hard)?);
+        if soft > hard {
+            return Err(BadUlimit::Order(text.to_owned()));
+        }
+        Ok(Self { name: name.to_owned(), soft, hard })
+    }
+}
+
+impl TryFrom<String> for Ulimit {
+    type Error = BadUlimit;
+
+    fn try_from(text: String) -> Result<Self, BadUlimit> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for Ulimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |limit: u64| if limit == u64::MAX { "unlimited".to_owned() } else { limit.to_string() };
+        write!(f, "{}={}:{}", self.name, text(self.soft), text(self.hard))
+    }
+}
+
+impl From<Ulimit> for String {
+    fn from(ulimit: Ulimit) -> Self {
+        ulimit.to_string()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ulimits() {
+        let ulimit: Ulimit = "nofile=1024:unlimited".parse().unwrap();
+        assert_eq!(ulimit, Ulimit { name: "nofile".into(), soft: 1024, hard: u64::MAX });
+        assert_eq!(
+            (ulimit.to_string().as_str(), ulimit.rlimit_name().as_str()),
+            ("nofile=1024:unlimited", "RLIMIT_NOFILE")
+        );
+        assert_eq!("core=0".parse::<Ulimit>().unwrap().to_string(), "core=0:0");
+        for bad in ["", "nofile", "files=1", "nofile=x", "nofile=1:", "nofile=-1", "nofile=2:1", "NOFILE=1"] {
+            assert!(bad.parse::<Ulimit>().is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,1 +1,25 @@
 //! Pod networks: the embedded bridge and CNI.
+//!
+//! [`Network`] gives a pod's network namespace its interface, addresses and host ports, and takes them back. With a
+//! configuration list in the CNI directory the plugins do it, otherwise the embedded network does, in process by
+//! netlink. What is done for a pod is in its record before it is done, so that DEL, recovery and a changed
+//! configuration need nothing else.
+//!
+//! Nothing here changes the namespace of a tokio worker: work inside a pod is done by a thread that enters and ends.
+
+mod api;
+mod config;
+mod embedded;
+mod error;
+mod netlink;
+mod network;
+mod record;
+mod state;
+mod subnet;
+mod thread;
+
+pub use api::{AddRequest, InterfaceStats, NetworkStatus, PodNetwork};
+pub use config::{CniConfig, EmbeddedConfig, NetworkConfig};
+pub use error::Error;
+pub use netlink::NetlinkError;
+pub use network::Network;

@@ -1,0 +1,264 @@
+//! The embedded network: a bridge, a veth pair for each pod, masquerade and host ports.
+//!
+//! Made on first use, in process, by netlink. What is ours is recognised, so that several agents live side by side
+//! and nothing foreign is touched: the bridge by its hardware address, which is random and recorded before it is made;
+//! the nftables table by its comment; a pod's link by its name, its alias and its bridge.
+//!
+//! DEL takes back the host ports and leaves the link to the death of the network namespace: that costs nobody a
+//! wait, while RTM_DELLINK takes 10 to 30 ms under the kernel's one lock for all of networking. Until the link is gone
+//! the record stays and with it the addresses are taken; [`reaper`] sees to that.
+
+mod bridge;
+pub(crate) mod firewall;
+pub(crate) mod pod;
+pub(crate) mod reaper;
+mod sysctl;
+
+use std::{
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, Once, PoisonError},
+};
+
+use crate::{
+    EmbeddedConfig, Error,
+    netlink::link,
+    record::{Phase, PodKind, Record, Store},
+    subnet::Subnet,
+    thread,
+};
+
+/// The bridge as it stands.
+#[derive(Debug, Clone)]
+pub(crate) struct Host {
+    index: u32,
+    pub(crate) subnets: Vec<Subnet>,
+    mtu: u32,
+}
+
+/// The bridge as it is asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Desired {
+    bridge: String,
+    subnets: Vec<Subnet>,
+    mtu: Option<u32>,
+}
+
+/// The embedded network of one agent.
+#[derive(Debug)]
+pub(crate) struct Embedded {
+    store: Store,
+    boot_id: String,
+    desired: Mutex<Desired>,
+    /// `None` until the first pod, and after the bridge was found missing.
+    host: tokio::sync::Mutex<Option<Arc<Host>>>,
+}
+
+impl Embedded {
+    pub(crate) fn new(config: &EmbeddedConfig, store: Store, boot_id: String) -> Result<Self, Error> {
+        let desired = Desired::parse(config)?;
+        Ok(Self { store, boot_id, desired: Mutex::new(desired), host: tokio::sync::Mutex::new(None) })
+    }
+
+    /// Name of bridge and table.
+    pub(crate) fn name(&self) -> String {
+        self.desired.lock().unwrap_or_else(PoisonError::into_inner).bridge.clone()
+    }
+
+    /// Takes the pods' subnets from UpdateRuntimeConfig: one or two in CIDR notation, with a comma between them. They
+    /// count from the next time that the bridge is made without a pod on it.
+    pub(crate) fn set_pod_cidr(&self, cidr: &str) -> Result<(), Error> {
+        let given = parse_subnets(cidr.split(',').map(str::trim))?;
+        let mut desired = self.desired.lock().unwrap_or_else(PoisonError::into_inner);
+        for subnet in given {
+            match desired.subnets.iter_mut().find(|other| other.is_v4() == subnet.is_v4()) {
+                Some(other) => *other = subnet,
+                None => desired.subnets.push(subnet),
+            }
+        }
+        Ok(())
+    }
+
+    /// The bridge, made if need be. `pods` are the records of the pods that are on it.
+    pub(crate) async fn host(&self, pods: Vec<Record>) -> Result<Arc<Host>, Error> {
+        let mut host = self.host.lock().await;
+        let desired = self.desired.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(found) = host.as_ref()
+            && (!pods.is_empty() || desired.usable()? == found.subnets)
+        {
+            return Ok(found.clone());
+        }
+        let plan = bridge::Plan { store: self.store.clone(), boot_id: self.boot_id.clone(), desired, pods };
+        let made = Arc::new(thread::blocking("bridge", move || bridge::ensure(&plan)).await?);
+        *host = Some(made.clone());
+        Ok(made)
+    }
+
+    /// Forgets the bridge if it is not there any more; whether that was so.
+    pub(crate) async fn forget_missing(&self) -> bool {
+        let mut host = self.host.lock().await;
+        let Some(found) = host.clone() else { return false };
+        let name = self.name();
+        let missing = thread::blocking("bridge", move || {
+            let mut socket = pod::open_route()?;
+            let link = link::find(&mut socket, &name).map_err(Error::netlink("look for the bridge"))?;
+            Ok(link.is_none_or(|link| link.index != found.index))
+        });
+        let missing = missing.await.unwrap_or(false);
+        if missing {
+            *host = None;
+        }
+        missing
+    }
+
+    /// Whether the subnets are free, so that Status can say so before the first pod comes.
+    pub(crate) async fn preflight(&self) -> Result<(), Error> {
+        if self.host.lock().await.is_some() {
+            return Ok(());
+        }
+        let desired = self.desired.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (store, boot_id) = (self.store.clone(), self.boot_id.clone());
+        thread::blocking("preflight", move || {
+            let subnets = desired.usable()?;
+            let mut socket = pod::open_route()?;
+            let link =
+                link::find(&mut socket, &desired.bridge).map_err(Error::netlink("look for the bridge"))?;
+            let ours = store.load_bridge()?.is_some_and(|record| {
+                record.boot_id == boot_id && link.as_ref().is_some_and(|link| link.address == record.mac)
+            });
+            match link {
+                Some(link) if ours => {
+                    bridge::check_collisions(&mut socket, &desired.bridge, &subnets, Some(link.index))
+                }
+                Some(_) => Err(Error::Foreign { what: "interface", name: desired.bridge }),
+                None => bridge::check_collisions(&mut socket, &desired.bridge, &subnets, None),
+            }
+        })
+        .await
+    }
+
+    /// Gives the pod of `record` its network.
+    pub(crate) async fn connect(
+        &self,
+        host: Arc<Host>,
+        record: Record,
+        netns: OwnedFd,
+    ) -> Result<Vec<std::net::IpAddr>, Error> {
+        if let PodKind::Embedded { addresses, .. } = &record.network
+            && let Some(port) = bridge::unreachable_port(&record.ports, addresses)
+        {
+            let reason = "the pod has no address of the host address's family";
+            return Err(Error::BadPort { mapping: crate::state::describe(port), reason });
+        }
+        let (store, table) = (self.store.clone(), self.name());
+        thread::one_shot("pod-network", move || {
+            // On disk it is up from the start: whether RunPodSandbox came to its end is in the agent's own record.
+            store.save(&Record { phase: Phase::Up, ..record.clone() })?;
+            pod::connect(&host, &table, &record, &netns).inspect_err(|_| drop(store.remove(&record.pod)))
+        })
+        .await
+    }
+
+    /// Takes back host ports, and with `remove` the link; whether a link is there afterwards.
+    pub(crate) async fn disconnect(&self, record: Record, remove: bool) -> Result<bool, Error> {
+        let table = self.name();
+        thread::blocking("pod-network", move || pod::disconnect(&table, &record, remove)).await
+    }
+
+    /// Compares the kernel with the record.
+    pub(crate) async fn check(&self, host: Arc<Host>, record: Record, netns: OwnedFd) -> Result<(), Error> {
+        thread::one_shot("pod-network", move || pod::check(&host, &record, &netns)).await
+    }
+
+    /// Links on the bridge that no record names: pod, addresses and name of each that says so in its alias.
+    pub(crate) async fn strays(
+        &self,
+        known_links: Vec<String>,
+    ) -> Result<Vec<(String, Option<(holdfast_model::PodId, Vec<std::net::IpAddr>)>)>, Error> {
+        let (name, store, boot_id) = (self.name(), self.store.clone(), self.boot_id.clone());
+        thread::blocking("pod-network", move || {
+            let mut socket = pod::open_route()?;
+            let links = link::list(&mut socket).map_err(Error::netlink("list links"))?;
+            let Some(record) = store.load_bridge()?.filter(|record| record.boot_id == boot_id) else {
+                return Ok(Vec::new());
+            };
+            let bridge = links.iter().find(|link| link.name == name && link.address == record.mac);
+            let Some(bridge) = bridge else { return Ok(Vec::new()) };
+            let strays = links
+                .iter()
+                .filter(|link| {
+                    link.master == bridge.index && link.kind == "veth" && link.name.starts_with("hf")
+                })
+                .filter(|link| !known_links.contains(&link.name))
+                .map(|link| (link.name.clone(), pod::parse_alias(&link.alias)));
+            Ok(strays.collect())
+        })
+        .await
+    }
+
+    /// Removes a link by name.
+    pub(crate) async fn remove_link(&self, name: String) -> Result<(), Error> {
+        thread::blocking("pod-network", move || pod::remove_link(&mut pod::open_route()?, &name)).await
+    }
+
+    /// Removes bridge, table and their record.
+    pub(crate) async fn remove(&self) -> Result<(), Error> {
+        let mut host = self.host.lock().await;
+        *host = None;
+        let (store, boot_id) = (self.store.clone(), self.boot_id.clone());
+        thread::blocking("bridge", move || bridge::remove(&store, &boot_id)).await
+    }
+}
+
+impl Desired {
+    fn parse(config: &EmbeddedConfig) -> Result<Self, Error> {
+        let bridge = config.bridge.clone();
+        let bad_name = bridge.is_empty()
+            || bridge.len() > 15
+            || bridge == "."
+            || bridge == ".."
+            || bridge.contains(|c: char| c == '/' || c == ':' || c == '%' || !c.is_ascii_graphic());
+        if bad_name {
+            return Err(Error::Config(format!(
+                "network.embedded.bridge {bridge:?} is not an interface name: 1 to 15 characters without / : %"
+            )));
+        }
+        let subnets = parse_subnets(config.subnets.iter().map(String::as_str))?;
+        Ok(Self { bridge, subnets, mtu: config.mtu })
+    }
+
+    /// The subnets that this host can have: without IPv6 in the kernel only those of IPv4.
+    fn usable(&self) -> Result<Vec<Subnet>, Error> {
+        static WARN: Once = Once::new();
+        let mut subnets = self.subnets.clone();
+        if !sysctl::has_ipv6() {
+            subnets.retain(|subnet| subnet.is_v4());
+            if subnets.len() < self.subnets.len() {
+                WARN.call_once(|| tracing::warn!("IPv6 is off on this host: pods get IPv4 addresses only"));
+            }
+        }
+        if subnets.is_empty() {
+            return Err(Error::Config(
+                "network.embedded.subnets has none that this host can use: IPv6 is off, so name an IPv4 one"
+                    .to_owned(),
+            ));
+        }
+        Ok(subnets)
+    }
+}
+
+fn parse_subnets<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Vec<Subnet>, Error> {
+    let subnets = texts
+        .map(|text| text.parse::<Subnet>())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|reason| Error::Config(format!("network.embedded.subnets: {reason}")))?;
+    for v4 in [true, false] {
+        if subnets.iter().filter(|subnet| subnet.is_v4() == v4).count() > 1 {
+            let family = if v4 { "IPv4" } else { "IPv6" };
+            return Err(Error::Config(format!("network.embedded.subnets has more than one of {family}")));
+        }
+    }
+    if subnets.is_empty() {
+        return Err(Error::Config("network.embedded.subnets is empty".to_owned()));
+    }
+    Ok(subnets)
+}

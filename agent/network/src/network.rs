@@ -1,0 +1,408 @@
+//! [`Network`]: what the agent calls.
+
+use std::{
+    collections::{HashMap, HashSet},
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, Instant},
+};
+
+use holdfast_model::PodId;
+use tokio::sync::Notify;
+
+use crate::{
+    AddRequest, Error, InterfaceStats, NetworkConfig, NetworkStatus, PodNetwork,
+    embedded::{Embedded, pod::IFNAME, pod::link_name, reaper},
+    error::chain,
+    netlink::{Socket, link},
+    record::{HostPort, Phase, PodKind, Record, Store, VERSION},
+    state::{State, host_ports},
+    thread,
+};
+
+/// How long a verdict on the embedded network's subnets stands before Status has it looked at again.
+const PREFLIGHT_EVERY: Duration = Duration::from_secs(5);
+
+/// The pods' networks. Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+pub struct Network {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    boot_id: String,
+    store: Store,
+    state: Mutex<State>,
+    embedded: Embedded,
+    preflight: Mutex<Preflight>,
+    reaper: Arc<Notify>,
+    locks: Mutex<HashMap<PodId, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+#[derive(Debug, Default)]
+struct Preflight {
+    at: Option<Instant>,
+    running: bool,
+    problem: Option<String>,
+}
+
+impl Network {
+    /// Reads the records and begins to watch links. Makes nothing in the kernel; the bridge comes with the first pod.
+    ///
+    /// # Errors
+    /// A state directory that cannot be used, or an embedded network that is configured wrongly.
+    pub async fn start(config: NetworkConfig) -> Result<Self, Error> {
+        let NetworkConfig { embedded, state_dir, boot_id, .. } = config;
+        let boot = boot_id.clone();
+        let (store, records) = thread::blocking("network", move || {
+            let store = Store::open(&state_dir)?;
+            let records = store.load()?;
+            for record in records.iter().filter(|record| is_over(record, &boot)) {
+                store.remove(&record.pod)?;
+            }
+            Ok((store, records))
+        })
+        .await?;
+        let mut state = State::default();
+        records
+            .into_iter()
+            .filter(|record| !is_over(record, &boot_id))
+            .for_each(|record| state.insert(record));
+        let inner = Arc::new(Inner {
+            embedded: Embedded::new(&embedded, store.clone(), boot_id.clone())?,
+            boot_id,
+            store,
+            state: Mutex::new(state),
+            preflight: Mutex::default(),
+            reaper: Arc::new(Notify::new()),
+            locks: Mutex::default(),
+        });
+        inner.look_ahead().await;
+        spawn_reaper(&inner);
+        Ok(Self { inner })
+    }
+
+    /// Whether pods can have a network now. Cheap; what takes longer is looked at in the background.
+    pub fn status(&self) -> NetworkStatus {
+        self.inner.clone().look_ahead_later();
+        match &self.inner.preflight().problem {
+            Some(problem) => NetworkStatus::not_ready("EmbeddedNetworkNotReady", problem.clone()),
+            None => NetworkStatus::ready(),
+        }
+    }
+
+    /// Takes the pods' subnets from UpdateRuntimeConfig, one or two in CIDR notation with a comma between them. The
+    /// embedded network uses them as long as no pod is on its bridge; CNI ignores them.
+    pub fn set_pod_cidr(&self, cidr: &str) -> Result<(), Error> {
+        self.inner.embedded.set_pod_cidr(cidr)
+    }
+
+    /// Gives a pod its network. On failure nothing of it is left. Goes on to its end when the caller goes away.
+    pub async fn add(&self, request: AddRequest) -> Result<PodNetwork, Error> {
+        let inner = self.inner.clone();
+        let task = tokio::spawn(async move {
+            let lock = inner.lock(&request.pod);
+            let _guard = lock.lock().await;
+            inner.add(request).await
+        });
+        task.await.map_err(|_| Error::Lost("ADD"))?
+    }
+
+    /// Takes a pod's network back, from what was recorded; success if there is none. The addresses are free when
+    /// the link is gone, which is when the network namespace dies, or 2 s later by force.
+    ///
+    /// # Errors
+    /// What could not be undone. The record stays, so that the call can be made again.
+    pub async fn del(&self, pod: &PodId, netns: Option<OwnedFd>) -> Result<(), Error> {
+        // The record says all that is needed, and an open descriptor would keep the namespace and the link alive.
+        drop(netns);
+        self.inner.clone().del_in_task(pod.clone(), false).await
+    }
+
+    /// Compares a pod's network with what was recorded.
+    pub async fn check(&self, pod: &PodId, netns: OwnedFd) -> Result<(), Error> {
+        let lock = self.inner.lock(pod);
+        let _guard = lock.lock().await;
+        self.inner.check(pod, netns).await
+    }
+
+    /// What a pod has; `None` before ADD has succeeded and from DEL on.
+    pub fn get(&self, pod: &PodId) -> Option<PodNetwork> {
+        let state = self.inner.state();
+        state.get(pod).filter(|record| record.phase == Phase::Up).map(describe)
+    }
+
+    /// Takes back what is left of pods that the agent does not know. Called once, after a start.
+    pub async fn recover(&self, known: &HashSet<PodId>) -> Result<(), Error> {
+        self.inner.recover(known).await
+    }
+
+    /// Removes the bridge, its nftables table and their record, if no pod is on it: for an agent that goes for good.
+    /// Whether that was so.
+    pub async fn remove_unused(&self) -> Result<bool, Error> {
+        if self.inner.state().any_embedded() {
+            return Ok(false);
+        }
+        self.inner.embedded.remove().await.map(|()| true)
+    }
+
+    /// Counters of a pod's interfaces, loopback left out.
+    pub async fn interface_stats(&self, netns: OwnedFd) -> Result<Vec<InterfaceStats>, Error> {
+        thread::one_shot("pod-stats", move || {
+            thread::enter(&netns)?;
+            let mut socket = Socket::route().map_err(Error::netlink("open a netlink socket"))?;
+            let links = link::list(&mut socket).map_err(Error::netlink("list links in the pod"))?;
+            Ok(links.into_iter().filter(|link| link.name != "lo").map(stats).collect())
+        })
+        .await
+    }
+}
+
+/// Whether nothing of it can exist any more: the links of another boot are gone.
+fn is_over(record: &Record, boot_id: &str) -> bool {
+    record.boot_id != boot_id && matches!(record.network, PodKind::Embedded { .. })
+}
+
+fn stats(link: link::Link) -> InterfaceStats {
+    InterfaceStats {
+        name: link.name,
+        rx_bytes: link.stats.rx_bytes,
+        rx_errors: link.stats.rx_errors,
+        tx_bytes: link.stats.tx_bytes,
+        tx_errors: link.stats.tx_errors,
+    }
+}
+
+fn describe(record: &Record) -> PodNetwork {
+    match &record.network {
+        PodKind::Embedded { addresses, .. } => {
+            PodNetwork { ips: addresses.clone(), ifname: IFNAME.to_owned(), ..PodNetwork::default() }
+        }
+        PodKind::Cni(cni) => PodNetwork {
+            ips: Vec::new(),
+            cni_result: cni.result.clone(),
+            ifname: IFNAME.to_owned(),
+            netns_path: Some(cni.netns.clone()),
+        },
+    }
+}
+
+/// The task ends when the last [`Network`] is gone: it holds the state weakly, and is woken by [`Inner`]'s drop.
+fn spawn_reaper(inner: &Arc<Inner>) {
+    let (weak, wake) = (Arc::downgrade(inner), inner.reaper.clone());
+    tokio::spawn(async move {
+        while let Some(inner) = weak.upgrade() {
+            reaper::run(&inner).await;
+            drop(inner);
+            wake.notified().await;
+        }
+    });
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.reaper.notify_one();
+    }
+}
+
+impl Inner {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A pod's link is gone: its addresses are free, and its record has done its duty.
+    pub(crate) async fn release(&self, pod: &PodId) -> Result<(), Error> {
+        let (store, name) = (self.store.clone(), pod.clone());
+        thread::blocking("network", move || store.remove(&name)).await?;
+        self.state().remove(pod);
+        Ok(())
+    }
+
+    fn preflight(&self) -> MutexGuard<'_, Preflight> {
+        self.preflight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One operation at a time for each pod.
+    fn lock(&self, pod: &PodId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.retain(|_, lock| lock.strong_count() > 0);
+        if let Some(lock) = locks.get(pod).and_then(Weak::upgrade) {
+            return lock;
+        }
+        let lock = Arc::new(tokio::sync::Mutex::new(()));
+        locks.insert(pod.clone(), Arc::downgrade(&lock));
+        lock
+    }
+
+    async fn look_ahead(&self) {
+        let problem = self.embedded.preflight().await.err().map(|error| chain(&error));
+        *self.preflight() = Preflight { at: Some(Instant::now()), running: false, problem };
+    }
+
+    fn look_ahead_later(self: Arc<Self>) {
+        {
+            let mut preflight = self.preflight();
+            let fresh = preflight.at.is_some_and(|at| at.elapsed() < PREFLIGHT_EVERY);
+            if fresh || preflight.running || preflight.problem.is_none() {
+                return;
+            }
+            preflight.running = true;
+        }
+        // Without a runtime around it the caller gets what was known last.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { self.look_ahead().await });
+        } else {
+            self.preflight().running = false;
+        }
+    }
+
+    async fn add(&self, request: AddRequest) -> Result<PodNetwork, Error> {
+        let ports = host_ports(&request.port_mappings)?;
+        self.add_embedded(request, ports).await
+    }
+
+    async fn add_embedded(&self, request: AddRequest, ports: Vec<HostPort>) -> Result<PodNetwork, Error> {
+        let host = self.host().await?;
+        let record = {
+            let mut state = self.state();
+            state.check(&request.pod, &ports)?;
+            let record = Record {
+                version: VERSION,
+                boot_id: self.boot_id.clone(),
+                pod: request.pod.clone(),
+                name: request.name,
+                namespace: request.namespace,
+                phase: Phase::Adding,
+                ports,
+                network: PodKind::Embedded {
+                    link: link_name(&request.pod),
+                    addresses: state.free_addresses(&host.subnets)?,
+                },
+            };
+            state.insert(record.clone());
+            record
+        };
+        let netns =
+            request.netns.try_clone().map_err(Error::io("duplicate the network namespace's descriptor"))?;
+        let mut made = self.embedded.connect(host, record.clone(), request.netns).await;
+        if made.is_err() && self.embedded.forget_missing().await {
+            // Somebody removed the bridge. The other pods' links become ports of the new one.
+            match self.host().await {
+                Ok(host) => made = self.embedded.connect(host, record, netns).await,
+                Err(error) => made = Err(error),
+            }
+        }
+        let given = match made {
+            Ok(given) => given,
+            Err(error) => {
+                self.state().remove(&request.pod);
+                return Err(error);
+            }
+        };
+        let record = self.state().update(&request.pod, |record| {
+            record.phase = Phase::Up;
+            if let PodKind::Embedded { addresses, .. } = &mut record.network {
+                *addresses = given;
+            }
+        });
+        record.as_ref().map(describe).ok_or(Error::Lost("ADD"))
+    }
+
+    /// The bridge, made if need be.
+    async fn host(&self) -> Result<Arc<crate::embedded::Host>, Error> {
+        let on_bridge = |record: &&Record| {
+            matches!(record.network, PodKind::Embedded { .. }) && record.phase == Phase::Up
+        };
+        let pods: Vec<Record> = self.state().records().filter(on_bridge).cloned().collect();
+        let host = self.embedded.host(pods).await;
+        self.preflight().problem = host.as_ref().err().map(|error| chain(error));
+        let host = host?;
+        self.state().resume_after(&host.subnets);
+        Ok(host)
+    }
+
+    async fn del_in_task(self: Arc<Self>, pod: PodId, remove: bool) -> Result<(), Error> {
+        let task = tokio::spawn(async move {
+            let lock = self.lock(&pod);
+            let _guard = lock.lock().await;
+            self.del(&pod, remove).await
+        });
+        task.await.map_err(|_| Error::Lost("DEL"))?
+    }
+
+    async fn del(&self, pod: &PodId, remove: bool) -> Result<(), Error> {
+        let Some(record) = self.state().update(pod, |record| record.phase = Phase::Deleting) else {
+            return Ok(());
+        };
+        let store = self.store.clone();
+        let saved = record.clone();
+        let mut errors = Vec::new();
+        errors.extend(thread::blocking("network", move || store.save(&saved)).await.err());
+        match self.embedded.disconnect(record, remove).await {
+            Ok(present) => {
+                self.state().update(pod, |record| record.ports.clear());
+                if present {
+                    self.reaper.notify_one();
+                } else {
+                    errors.extend(self.release(pod).await.err());
+                }
+            }
+            Err(error) => errors.push(error),
+        }
+        Error::collect(errors)
+    }
+
+    async fn check(&self, pod: &PodId, netns: OwnedFd) -> Result<(), Error> {
+        let record = self.state().get(pod).filter(|record| record.phase == Phase::Up).cloned();
+        let record = record.ok_or_else(|| Error::NotFound { pod: pod.short().to_owned() })?;
+        let host = self.host().await?;
+        self.embedded.check(host, record, netns).await
+    }
+
+    async fn recover(self: &Arc<Self>, known: &HashSet<PodId>) -> Result<(), Error> {
+        let mut errors = Vec::new();
+        let unknown: Vec<PodId> = self
+            .state()
+            .records()
+            .map(|record| &record.pod)
+            .filter(|pod| !known.contains(*pod))
+            .cloned()
+            .collect();
+        for pod in unknown {
+            errors.extend(self.clone().del_in_task(pod, true).await.err());
+        }
+        errors.extend(self.recover_strays(known).await.err());
+        Error::collect(errors)
+    }
+
+    /// Links without a record: that of a known pod is recorded anew from its alias, any other goes.
+    async fn recover_strays(&self, known: &HashSet<PodId>) -> Result<(), Error> {
+        let links = self.state().links();
+        let mut errors = Vec::new();
+        for (link, alias) in self.embedded.strays(links).await? {
+            match alias.filter(|(pod, _)| known.contains(pod) && self.state().get(pod).is_none()) {
+                Some((pod, addresses)) => errors.extend(self.adopt(pod, link, addresses).await.err()),
+                None => errors.extend(self.embedded.remove_link(link).await.err()),
+            }
+        }
+        Error::collect(errors)
+    }
+
+    async fn adopt(&self, pod: PodId, link: String, addresses: Vec<std::net::IpAddr>) -> Result<(), Error> {
+        tracing::warn!(pod_sandbox_id = %pod, link, "record of the pod's network was lost: made anew without host ports");
+        let record = Record {
+            version: VERSION,
+            boot_id: self.boot_id.clone(),
+            pod,
+            name: String::new(),
+            namespace: String::new(),
+            phase: Phase::Up,
+            ports: Vec::new(),
+            network: PodKind::Embedded { link, addresses },
+        };
+        self.state().insert(record.clone());
+        let store = self.store.clone();
+        thread::blocking("network", move || store.save(&record)).await
+    }
+}

@@ -16,6 +16,8 @@ mod network;
 mod record;
 mod state;
 mod subnet;
+#[cfg(test)]
+mod testing;
 mod thread;
 
 pub use api::{AddRequest, InterfaceStats, NetworkStatus, PodNetwork};

@@ -373,6 +373,10 @@ impl Inner {
             errors.extend(self.clone().del_in_task(pod, true).await.err());
         }
         errors.extend(self.recover_strays(known).await.err());
+        if self.state().any_embedded() {
+            // Puts right what happened to bridge and rules meanwhile.
+            errors.extend(self.host().await.err());
+        }
         Error::collect(errors)
     }
 

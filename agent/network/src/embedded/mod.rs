@@ -13,6 +13,8 @@ pub(crate) mod firewall;
 pub(crate) mod pod;
 pub(crate) mod reaper;
 mod sysctl;
+#[cfg(test)]
+mod tests;
 
 use std::{
     os::fd::OwnedFd,

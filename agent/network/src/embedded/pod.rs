@@ -94,6 +94,7 @@ fn inside(host: &Host, addresses: &[IpAddr]) -> Result<Vec<IpAddr>, Error> {
     let eth0 = link::find(&mut socket, IFNAME)
         .and_then(|found| found.ok_or(Errno::NODEV.into()))
         .map_err(Error::netlink(format!("look for {IFNAME} in the pod")))?;
+    link::set_up(&mut socket, eth0.index).map_err(Error::netlink(format!("set {IFNAME} up in the pod")))?;
     let mut given = Vec::new();
     for address in addresses {
         let Some(subnet) = host.subnets.iter().find(|subnet| subnet.contains(*address)) else { continue };

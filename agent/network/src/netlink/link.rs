@@ -89,7 +89,8 @@ pub(crate) fn add_bridge(socket: &mut Socket, name: &str, address: [u8; 6], mtu:
     )
 }
 
-/// Makes a veth pair in one request: this end up and a port of the bridge, the other one up in the pod.
+/// Makes a veth pair in one request: this end up and a port of the bridge, the other one in the pod. That one cannot be
+/// up yet: the kernel configures it before the two know of each other (ENOTCONN).
 pub(crate) fn add_veth(socket: &mut Socket, veth: &Veth<'_>) -> Result<()> {
     socket.request(
         Message::new(RTM_NEWLINK, CREATE_EXCLUSIVE, &ifinfo(0, IFF_UP))
@@ -99,7 +100,7 @@ pub(crate) fn add_veth(socket: &mut Socket, veth: &Veth<'_>) -> Result<()> {
             .nest(IFLA_LINKINFO, |info| {
                 info.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |data| {
                     data.nest(VETH_INFO_PEER, |peer| {
-                        peer.raw(&ifinfo(0, IFF_UP))
+                        peer.raw(&ifinfo(0, 0))
                             .text(IFLA_IFNAME, veth.peer)
                             .attr(IFLA_ADDRESS, &veth.peer_address)
                             .u32(IFLA_MTU, veth.mtu)
@@ -130,6 +131,14 @@ pub(crate) fn set_master(socket: &mut Socket, index: u32, bridge: u32) -> Result
 /// Sets a link up.
 pub(crate) fn set_up(socket: &mut Socket, index: u32) -> Result<()> {
     socket.request(Message::new(RTM_NEWLINK, 0, &ifinfo(index, IFF_UP)))
+}
+
+/// Sets a link down.
+#[cfg(test)]
+pub(crate) fn set_down(socket: &mut Socket, index: u32) -> Result<()> {
+    let mut body = ifinfo(index, 0);
+    body[12..16].copy_from_slice(&IFF_UP.to_ne_bytes());
+    socket.request(Message::new(RTM_NEWLINK, 0, &body))
 }
 
 /// Removes a link; takes 10 to 30 ms, since the kernel waits for RCU under RTNL.

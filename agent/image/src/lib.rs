@@ -2,7 +2,9 @@
 #![allow(clippy::unused_async, unused_variables, missing_docs, dead_code, clippy::unused_self, unused_crate_dependencies)]
 
 mod config;
+mod digest;
 mod error;
+mod unpack;
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,0 +1,303 @@
+//! Manifests, indexes and configurations: what of them is believed, and what is refused.
+//!
+//! The shapes come from oci-client and oci-spec; what they leave open (both `layers` and `manifests`, foreign media
+//! types, negative sizes) is decided here, before anything is downloaded.
+
+use serde::Deserialize;
+
+use crate::Error;
+use crate::digest::Digest;
+use holdfast_model::ImageConfig;
+use oci_client::manifest as media;
+
+/// Largest manifest or index, in bytes.
+pub(crate) const LARGEST_MANIFEST: u64 = 4 << 20;
+/// Largest configuration, in bytes.
+pub(crate) const LARGEST_CONFIG: u64 = 8 << 20;
+const MOST_LAYERS: usize = 500;
+/// Largest layer blob that a descriptor may announce, in bytes.
+const LARGEST_LAYER: u64 = 256 << 30;
+
+/// Media types that we ask a registry for.
+pub(crate) const ACCEPT: [&str; 4] = [
+    media::OCI_IMAGE_INDEX_MEDIA_TYPE,
+    media::OCI_IMAGE_MEDIA_TYPE,
+    media::IMAGE_MANIFEST_LIST_MEDIA_TYPE,
+    media::IMAGE_MANIFEST_MEDIA_TYPE,
+];
+
+const LAYER_TYPES: [&str; 9] = [
+    "application/vnd.oci.image.layer.v1.tar",
+    "application/vnd.oci.image.layer.v1.tar+gzip",
+    "application/vnd.oci.image.layer.v1.tar+zstd",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
+    "application/vnd.docker.image.rootfs.diff.tar",
+    "application/vnd.docker.image.rootfs.diff.tar.gzip",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+];
+
+/// A pointer to a blob.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Descriptor {
+    pub digest: Digest,
+    pub size: u64,
+}
+
+/// A manifest, as far as we use it.
+#[derive(Debug)]
+pub(crate) enum Manifest {
+    /// One image.
+    Image { config: Descriptor, layers: Vec<Descriptor> },
+    /// Images of several platforms; the manifest for this machine.
+    Index(Descriptor),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawManifest {
+    #[serde(default)]
+    schema_version: u32,
+    media_type: Option<String>,
+    config: Option<RawDescriptor>,
+    layers: Option<Vec<RawDescriptor>>,
+    manifests: Option<Vec<RawDescriptor>>,
+    fs_layers: Option<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawDescriptor {
+    media_type: Option<String>,
+    digest: String,
+    size: i64,
+    platform: Option<Platform>,
+}
+
+#[derive(Deserialize, Debug, Default)]
+pub(crate) struct Platform {
+    #[serde(default)]
+    pub os: String,
+    #[serde(default)]
+    pub architecture: String,
+    #[serde(default)]
+    pub variant: Option<String>,
+}
+
+impl Platform {
+    /// How well a manifest for this platform runs here; more is better.
+    fn fits(&self) -> Option<u8> {
+        if self.os != "linux" || self.architecture != architecture() {
+            return None;
+        }
+        match (architecture(), self.variant.as_deref().unwrap_or("")) {
+            ("arm64", "v8" | "") | ("amd64", "" | "v1") => Some(2),
+            // Higher levels of amd64 need features that this processor may not have.
+            ("arm64" | "amd64", _) => None,
+            _ => Some(1),
+        }
+    }
+
+    fn show(&self) -> String {
+        match &self.variant {
+            Some(variant) => format!("{}/{}/{variant}", self.os, self.architecture),
+            None => format!("{}/{}", self.os, self.architecture),
+        }
+    }
+}
+
+/// This machine in the words of GOARCH.
+pub(crate) fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "x86" => "386",
+        "aarch64" => "arm64",
+        "powerpc64" => "ppc64le",
+        "loongarch64" => "loong64",
+        other => other,
+    }
+}
+
+impl Manifest {
+    /// Reads a manifest. `content_type`: the registry's header or the descriptor's media type, if there is one.
+    pub(crate) fn parse(object: &str, body: &[u8], content_type: Option<&str>) -> Result<Self, Error> {
+        let raw: RawManifest = serde_json::from_slice(body)
+            .map_err(|error| Error::corrupt(object, format!("not a manifest: {error}")))?;
+        if raw.fs_layers.is_some() || raw.schema_version == 1 {
+            return Err(Error::unsupported(object, "manifests of schema version 1 are not supported: push the image again"));
+        }
+        // A body that is two things at once means another image to each reader (CVE-2021-41190).
+        if raw.manifests.is_some() && (raw.layers.is_some() || raw.config.is_some()) {
+            return Err(Error::corrupt(object, "the manifest is both an image and an index"));
+        }
+        let kind = raw.media_type.as_deref().or(content_type);
+        if let (Some(inner), Some(outer)) = (&raw.media_type, content_type)
+            && ACCEPT.contains(&outer)
+            && inner != outer
+        {
+            return Err(Error::corrupt(object, format!("the manifest says {inner}, its registry {outer}")));
+        }
+        match kind {
+            Some(media::OCI_IMAGE_INDEX_MEDIA_TYPE | media::IMAGE_MANIFEST_LIST_MEDIA_TYPE) if raw.manifests.is_none() => {
+                return Err(Error::corrupt(object, "the index lists no manifests"));
+            }
+            Some(media::OCI_IMAGE_MEDIA_TYPE | media::IMAGE_MANIFEST_MEDIA_TYPE) if raw.manifests.is_some() => {
+                return Err(Error::corrupt(object, "the manifest is an index and says that it is an image"));
+            }
+            Some(kind) if raw.media_type.is_some() && !ACCEPT.contains(&kind) => {
+                return Err(Error::unsupported(object, format!("media type {kind:?} is not an image")));
+            }
+            _ => {}
+        }
+        match raw.manifests {
+            Some(manifests) => choose(object, &manifests).map(Self::Index),
+            None => Self::image(object, raw.config, raw.layers),
+        }
+    }
+
+    fn image(object: &str, config: Option<RawDescriptor>, layers: Option<Vec<RawDescriptor>>) -> Result<Self, Error> {
+        let (Some(config), Some(layers)) = (config, layers) else {
+            return Err(Error::corrupt(object, "the manifest has no config or no layers"));
+        };
+        match config.media_type.as_deref() {
+            None | Some(media::IMAGE_CONFIG_MEDIA_TYPE | media::IMAGE_DOCKER_CONFIG_MEDIA_TYPE) => {}
+            Some(other) => {
+                return Err(Error::unsupported(object, format!("configuration of type {other:?}: not a container image")));
+            }
+        }
+        if layers.len() > MOST_LAYERS {
+            return Err(Error::TooLarge { object: object.into(), limit: MOST_LAYERS as u64, unit: "layers" });
+        }
+        let config = descriptor(object, &config, LARGEST_CONFIG)?;
+        let mut checked = Vec::with_capacity(layers.len());
+        for layer in &layers {
+            let kind = layer.media_type.as_deref().unwrap_or(LAYER_TYPES[0]);
+            if !LAYER_TYPES.contains(&kind) {
+                let reason = format!("layer {} has media type {kind:?}: tar, tar+gzip and tar+zstd are supported", layer.digest);
+                return Err(Error::unsupported(object, reason));
+            }
+            checked.push(descriptor(object, layer, LARGEST_LAYER)?);
+        }
+        Ok(Self::Image { config, layers: checked })
+    }
+}
+
+fn descriptor(object: &str, raw: &RawDescriptor, largest: u64) -> Result<Descriptor, Error> {
+    let digest = raw.digest.parse().map_err(|reason: String| Error::corrupt(object, reason))?;
+    let size = u64::try_from(raw.size)
+        .map_err(|_| Error::corrupt(object, format!("the size of {digest} is {}", raw.size)))?;
+    if size > largest {
+        return Err(Error::TooLarge { object: format!("{object}: blob {digest}"), limit: largest, unit: "bytes" });
+    }
+    Ok(Descriptor { digest, size })
+}
+
+/// The manifest for this machine: the best fit, then the first; one without a platform if nothing else is there.
+fn choose(object: &str, manifests: &[RawDescriptor]) -> Result<Descriptor, Error> {
+    let mut best: Option<(u8, &RawDescriptor)> = None;
+    for raw in manifests {
+        let kind = raw.media_type.as_deref();
+        if kind.is_some_and(|kind| !ACCEPT.contains(&kind)) {
+            continue;
+        }
+        let fit = match &raw.platform {
+            Some(platform) => platform.fits(),
+            None => Some(0),
+        };
+        if let Some(fit) = fit
+            && best.is_none_or(|(known, _)| fit > known)
+        {
+            best = Some((fit, raw));
+        }
+    }
+    match best {
+        Some((_, raw)) => descriptor(object, raw, LARGEST_MANIFEST),
+        None => {
+            let mut known: Vec<String> =
+                manifests.iter().filter_map(|raw| raw.platform.as_ref()).map(Platform::show).take(20).collect();
+            known.sort();
+            let known = known.join(", ").escape_debug().to_string();
+            let reason = format!("no manifest for linux/{}, only for: {known}", architecture());
+            Err(Error::unsupported(object, reason))
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct RawConfig {
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+    rootfs: RawRootfs,
+    #[serde(default)]
+    config: Option<RawProcess>,
+}
+
+#[derive(Deserialize)]
+struct RawRootfs {
+    #[serde(rename = "type", default)]
+    kind: String,
+    #[serde(default)]
+    diff_ids: Option<Vec<String>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct RawProcess {
+    user: Option<String>,
+    env: Option<Vec<String>>,
+    entrypoint: Option<Vec<String>>,
+    cmd: Option<Vec<String>>,
+    working_dir: Option<String>,
+    stop_signal: Option<String>,
+    volumes: Option<std::collections::BTreeMap<String, serde_json::Value>>,
+}
+
+/// A configuration: what containers get from it, and the layers by what they unpack to.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub image: ImageConfig,
+    pub diff_ids: Vec<Digest>,
+}
+
+impl Config {
+    /// Reads a configuration for an image of `layers` layers.
+    pub(crate) fn parse(object: &str, body: &[u8], layers: usize) -> Result<Self, Error> {
+        let raw: RawConfig = serde_json::from_slice(body)
+            .map_err(|error| Error::corrupt(object, format!("not an image configuration: {error}")))?;
+        if !raw.rootfs.kind.is_empty() && raw.rootfs.kind != "layers" {
+            return Err(Error::unsupported(object, format!("rootfs of type {:?}", raw.rootfs.kind)));
+        }
+        let os_fits = raw.os.is_empty() || raw.os == "linux";
+        let architecture_fits = raw.architecture.is_empty() || raw.architecture == architecture();
+        if !os_fits || !architecture_fits {
+            let reason = format!(
+                "the image is for {}/{}, this machine is linux/{}",
+                raw.os.escape_debug(),
+                raw.architecture.escape_debug(),
+                architecture()
+            );
+            return Err(Error::unsupported(object, reason));
+        }
+        let diff_ids: Result<Vec<Digest>, String> =
+            raw.rootfs.diff_ids.unwrap_or_default().iter().map(|diff_id| diff_id.parse()).collect();
+        let diff_ids = diff_ids.map_err(|reason| Error::corrupt(object, format!("diff_ids: {reason}")))?;
+        if diff_ids.len() != layers {
+            let reason = format!("{} diff_ids for {layers} layers", diff_ids.len());
+            return Err(Error::corrupt(object, reason));
+        }
+        let process = raw.config.unwrap_or_default();
+        let image = ImageConfig {
+            user: process.user.unwrap_or_default(),
+            env: process.env.unwrap_or_default(),
+            entrypoint: process.entrypoint.unwrap_or_default(),
+            cmd: process.cmd.unwrap_or_default(),
+            working_dir: process.working_dir.unwrap_or_default(),
+            stop_signal: process.stop_signal.unwrap_or_default(),
+            volumes: process.volumes.unwrap_or_default().into_keys().collect(),
+        };
+        Ok(Self { image, diff_ids })
+    }
+}

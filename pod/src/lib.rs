@@ -3,4 +3,6 @@
 pub mod channel;
 pub mod launch;
 pub mod protocol;
+pub mod report;
+pub mod sysctl;
 pub mod user;

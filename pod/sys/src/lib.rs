@@ -4,6 +4,7 @@
 //! errno and the arguments, as strace would show them.
 #![expect(unsafe_code, reason = "this crate is where the project's unsafe code lives")]
 
+pub mod bpf;
 pub mod caps;
 pub mod clone;
 pub mod error;

@@ -123,6 +123,18 @@ pub fn kill_group(leader: i32) {
     }
 }
 
+/// The pid of a child that has ended and is still to be reaped; never waits.
+pub fn ended_child() -> Option<i32> {
+    // SAFETY: siginfo_t is plain data, for which zero is a value.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: `info` outlives the call and is of the type that it fills.
+    let result = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, options) };
+    // SAFETY: waitid(2) has filled in the part for SIGCHLD, or left the zeros.
+    let pid = unsafe { info.si_pid() };
+    (result == 0 && pid > 0).then_some(pid)
+}
+
 /// Argument and environment of a program, laid out as execve(2) wants them, so that nothing is allocated any more
 /// when it comes to that.
 #[derive(Debug)]
@@ -226,10 +238,10 @@ pub fn program_is_protected() -> bool {
 
 /// Runs our own program again from a detached read-only copy of its mount, with the same arguments, environment and
 /// descriptors. Then `/proc/PID/exe` of our children leads nowhere that can be written (CVE-2019-5736), and all
-/// copies still share the file's pages. Comes back only with an error.
-pub fn run_again_protected() -> CallError {
+/// copies still share the file's pages. `mark` is set in the new run's environment. Comes back only with an error.
+pub fn run_again_protected(mark: &str) -> CallError {
     match protected_program() {
-        Ok(program) => execute(&program),
+        Ok(program) => execute(&program, mark),
         Err(e) => e,
     }
 }
@@ -241,10 +253,11 @@ fn protected_program() -> Result<OwnedFd> {
     Ok(copy)
 }
 
-fn execute(program: &OwnedFd) -> CallError {
+fn execute(program: &OwnedFd, mark: &str) -> CallError {
     use std::os::unix::ffi::OsStringExt;
     let arguments = std::env::args_os().filter_map(|a| CString::new(a.into_vec()).ok()).collect();
     let environment = std::env::vars_os()
+        .chain([(mark.into(), "1".into())])
         .filter_map(|(key, value)| {
             let (mut pair, value) = (key.into_vec(), value.into_vec());
             pair.push(b'=');

@@ -1,1 +1,13 @@
-//! One process per container: start stages, stdio, log, exec, exit record.
+//! The shim: one process per container, from create to exit record.
+//!
+//! [`control`] is the long-lived part: one thread that waits for the agent, for its children and for deadlines, and
+//! that never touches a disk or a pipe which could make it wait. [`pump`] is a second thread that turns output into
+//! the log file. [`stage`] is what short-lived children do on the way to the container's command: they alone read the
+//! OCI spec, so that the shim stays small.
+
+pub mod cli;
+pub mod control;
+pub mod fault;
+pub mod link;
+pub mod pump;
+pub mod stage;

@@ -1,0 +1,63 @@
+//! The command line, and what a process does before it serves.
+
+use std::process::ExitCode;
+
+use holdfast_sys::process;
+
+use crate::control;
+
+const HELP: &str = "\
+holdfast-shim: runs one container of Holdfast. The agent starts it; it is of no use by hand.
+
+Usage: holdfast-shim --id ID
+
+  --id ID      the container's id
+  --help       this text
+  --version    the version
+
+Descriptor 0 is a seqpacket socket to the agent, the working directory the container's run directory.
+";
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let texts: Vec<&str> = arguments.iter().filter_map(|argument| argument.to_str()).collect();
+    match texts.as_slice() {
+        ["--help" | "-h"] => {
+            print!("{HELP}");
+            ExitCode::SUCCESS
+        }
+        ["--version" | "-V"] => {
+            println!("holdfast-shim {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        ["--id", id] if texts.len() == arguments.len() && !id.is_empty() => serve(id),
+        _ => {
+            eprint!("{HELP}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn serve(id: &str) -> ExitCode {
+    // Whoever spawned us may have done this already, from a read-only mount. Without it we go on: a container that
+    // runs as the host's root could then overwrite our file, so say it.
+    if !process::program_is_protected() {
+        if std::env::var_os(AGAIN).is_none() {
+            let error = process::run_again_protected(AGAIN);
+            eprintln!("holdfast-shim {id}: {error}");
+        }
+        eprintln!("holdfast-shim {id}: our program's file can be written to from a container that can see us");
+    }
+    process::small_heap();
+    match control::serve(id) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("holdfast-shim {id}: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Set in the environment of the second run, so that there is never a third.
+const AGAIN: &str = "HOLDFAST_SHIM_PROTECTED";

@@ -1,0 +1,208 @@
+//! What a stage and the shim say to each other, over a seqpacket socket of their own.
+//!
+//! The stage sends [`Report`]s; its end has O_CLOEXEC, so that the end of the stream means either that the command
+//! runs or that the stage died, and [`Progress`] tells in which step. The shim sends single bytes.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use holdfast_pod::channel::{self, ChannelError};
+use holdfast_pod::launch::IdMap;
+use holdfast_pod::protocol::{Failure, ResolvedUser};
+use holdfast_sys::error::CallError;
+use holdfast_sys::process::SharedWord;
+use holdfast_sys::socket;
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+/// Shim to stage 1: the cgroup is there. Descriptors of v1 `tasks` files may come along.
+pub const PLACED: u8 = b'P';
+/// Shim to stage 2: the gate is open.
+pub const GO: u8 = b'G';
+
+/// Stage to shim.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Report {
+    /// I am the process that will run the command; my pidfd comes along.
+    Born,
+    /// I stand at the gate. The terminal's master comes along, if there is one.
+    Ready(Ready),
+    /// I give up, and end.
+    Failed(Failure),
+}
+
+/// What the shim wants to know of what stands at the gate.
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+pub struct Ready {
+    /// Who it runs as.
+    pub user: ResolvedUser,
+    /// uid map of its user namespace; empty: the host's.
+    pub uid_map: Vec<IdMap>,
+    /// gid map.
+    pub gid_map: Vec<IdMap>,
+    /// What could not be had and was done without.
+    pub warnings: Vec<String>,
+}
+
+/// An id as the host numbers it; an id without a mapping stays what it is.
+pub fn host_id(map: &[IdMap], id: u32) -> u32 {
+    map.iter()
+        .find_map(|line| {
+            let offset = id.checked_sub(line.inside)?;
+            (offset < line.count).then_some(())?;
+            line.outside.checked_add(offset)
+        })
+        .unwrap_or(id)
+}
+
+/// The steps of a start, in their order, for errors that a stage cannot tell of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Step {
+    /// Nothing yet.
+    Begin,
+    /// Joining the cgroup v1 hierarchies.
+    EnterCgroup,
+    /// Waiting for the agent to place stage 1 in its cgroup.
+    AwaitPlacement,
+    /// Reading the launch.
+    ReadLaunch,
+    /// Opening mount sources.
+    OpenSources,
+    /// Making the root file system.
+    MakeRoot,
+    /// Making /dev.
+    MakeDevices,
+    /// Joining the pod's namespaces.
+    JoinPod,
+    /// Making the container's own namespaces.
+    OwnNamespaces,
+    /// Attaching the root.
+    AttachRoot,
+    /// Mounting what the spec lists.
+    Mounts,
+    /// Hiding paths.
+    Hide,
+    /// Finding the user.
+    FindUser,
+    /// Changing the root.
+    Pivot,
+    /// Becoming the user.
+    BecomeUser,
+    /// Standing at the gate.
+    Gate,
+    /// Loading seccomp, and running the command.
+    Run,
+}
+
+impl Step {
+    const ALL: [(Self, &'static str); 17] = [
+        (Self::Begin, "begin"),
+        (Self::EnterCgroup, "enter cgroup"),
+        (Self::AwaitPlacement, "await placement in the cgroup"),
+        (Self::ReadLaunch, "read launch"),
+        (Self::OpenSources, "open mount sources"),
+        (Self::MakeRoot, "make root file system"),
+        (Self::MakeDevices, "make /dev"),
+        (Self::JoinPod, "join the pod's namespaces"),
+        (Self::OwnNamespaces, "make namespaces"),
+        (Self::AttachRoot, "attach root"),
+        (Self::Mounts, "mount"),
+        (Self::Hide, "mask paths"),
+        (Self::FindUser, "find user"),
+        (Self::Pivot, "change root"),
+        (Self::BecomeUser, "become user"),
+        (Self::Gate, "wait at the gate"),
+        (Self::Run, "run command"),
+    ];
+
+    fn name_of(number: u32) -> &'static str {
+        Self::ALL.get(number as usize).map_or("unknown", |(_, name)| name)
+    }
+}
+
+/// How far a stage has come, in memory that stage and shim share.
+#[derive(Debug)]
+pub struct Progress(SharedWord);
+
+impl Progress {
+    /// At the beginning.
+    pub fn new() -> Result<Self, CallError> {
+        SharedWord::new().map(Self)
+    }
+
+    /// The stage enters this step.
+    pub fn at(&self, step: Step) {
+        self.0.set(step as u32);
+    }
+
+    /// The step that the stage is in, as a user may read it.
+    pub fn name(&self) -> &'static str {
+        Step::name_of(self.0.get())
+    }
+}
+
+/// Sends a report. A shim that is gone is no error of the stage: it finds out at the gate.
+pub fn report(link: impl AsFd, report: &Report, fd: Option<BorrowedFd<'_>>) -> Result<(), ChannelError> {
+    channel::send(link, report, fd.as_slice())
+}
+
+/// Sends a byte to the stage.
+pub fn tell(link: impl AsFd, byte: u8, fds: &[BorrowedFd<'_>]) -> Result<(), CallError> {
+    socket::send_packet(link, &[byte], fds)
+}
+
+/// Waits for a byte of the shim, however long it takes: the shim has the clock, and its end ends the wait.
+///
+/// # Errors
+/// EPIPE if the shim is gone, EPROTO if it says something else.
+pub fn await_byte(link: impl AsFd, expected: u8) -> Result<Vec<OwnedFd>, CallError> {
+    let link = link.as_fd();
+    let failed = |e| CallError::new("receive from the shim", e);
+    let mut byte = [0; 1];
+    loop {
+        match socket::recv_packet(link, &mut byte) {
+            Ok(Some(packet)) if packet.len == 1 && byte[0] == expected => return Ok(packet.fds),
+            Ok(Some(_)) => return Err(failed(Errno::PROTO)),
+            Ok(None) => return Err(failed(Errno::PIPE)),
+            Err(e) if e.is_would_block() => {
+                socket::wait_readable(link, std::time::Duration::from_secs(3600))?;
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_step_has_its_place_and_name() {
+        for (number, (step, name)) in Step::ALL.iter().enumerate() {
+            assert_eq!(*step as usize, number);
+            assert_eq!(Step::name_of(*step as u32), *name);
+        }
+        assert_eq!(Step::name_of(99), "unknown");
+    }
+
+    #[test]
+    fn ids_are_shifted_within_their_map_only() {
+        let map = [IdMap { inside: 0, outside: 100_000, count: 65_536 }];
+        assert_eq!(host_id(&map, 0), 100_000);
+        assert_eq!(host_id(&map, 65_535), 165_535);
+        assert_eq!(host_id(&map, 65_536), 65_536);
+        assert_eq!(host_id(&[], 33), 33);
+    }
+
+    #[test]
+    fn the_gate_opens_for_the_right_byte_alone() {
+        let (shim, stage) = socket::pair().unwrap();
+        tell(&shim, GO, &[shim.as_fd()]).unwrap();
+        assert_eq!(await_byte(&stage, GO).unwrap().len(), 1);
+        tell(&shim, PLACED, &[]).unwrap();
+        assert!(await_byte(&stage, GO).unwrap_err().is(Errno::PROTO));
+        drop(shim);
+        assert!(await_byte(&stage, GO).unwrap_err().is(Errno::PIPE));
+    }
+}

@@ -1,0 +1,131 @@
+//! A further process in the container: the stages of an exec.
+//!
+//! Two processes again, for one reason: whoever is in the container's pid namespace can be seen there, so it must
+//! have left the host before. The first joins everything, the second is born in the pid namespace.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use holdfast_pod::protocol::ResolvedUser;
+use holdfast_sys::clone::{Birth, Forked, fork};
+use holdfast_sys::ns;
+use holdfast_sys::process::{self, Filter};
+use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid, fchown, fstat, openat};
+
+use super::{born, cgroup, command, console, end, identity, join, launch};
+use crate::fault::{OrFail, Result};
+use crate::link::{Ready, host_id};
+
+/// f_type of procfs (linux/magic.h).
+const PROC_MAGIC: i64 = 0x9fa0;
+
+/// An exec's stdio.
+#[derive(Debug)]
+pub enum Stdio {
+    /// stdin, stdout, stderr.
+    Three([OwnedFd; 3]),
+    /// Slave end of a terminal.
+    Console(OwnedFd),
+}
+
+/// All that the exec stage is given.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    /// [`holdfast_pod::launch::ExecLaunch`].
+    pub process: BorrowedFd<'a>,
+    /// Program of `struct sock_filter`.
+    pub seccomp: Option<BorrowedFd<'a>>,
+    /// pidfd of the container's init.
+    pub init: BorrowedFd<'a>,
+    /// v1 `tasks` files.
+    pub tasks: &'a [OwnedFd],
+    /// Where output goes.
+    pub stdio: &'a Stdio,
+    /// What stood at the gate.
+    pub container: &'a Ready,
+    /// The stages' end of the link.
+    pub link: BorrowedFd<'a>,
+}
+
+/// The exec stage, in a child of the shim.
+pub fn run(plan: &Plan<'_>) -> ! {
+    end(plan.link, outside(plan))
+}
+
+fn outside(plan: &Plan<'_>) -> Result<()> {
+    cgroup::enter(plan.tasks)?;
+    let exec = launch::read_exec(plan.process)?;
+    let seccomp = launch::read_seccomp(plan.seccomp)?;
+    // As the host's root, who alone may: the pipes are the agent's.
+    own_stdio(plan, exec.process.user());
+    let mut kept = vec![2, plan.link.as_raw_fd(), plan.init.as_raw_fd()];
+    match plan.stdio {
+        Stdio::Three(three) => kept.extend(three.iter().map(AsRawFd::as_raw_fd)),
+        Stdio::Console(slave) => kept.push(slave.as_raw_fd()),
+    }
+    process::close_all_but(&mut kept).or_fail("close what the process does not need")?;
+    join::hide_memory()?;
+    let user = if plan.container.uid_map.is_empty() { 0 } else { ns::NEWUSER };
+    let all = ns::NEWNS | ns::NEWPID | ns::NEWNET | ns::NEWIPC | ns::NEWUTS | ns::NEWCGROUP | user;
+    ns::join(plan.init, all).or_fail("join the container's namespaces: is it running?")?;
+    if user != 0 {
+        join::become_root_inside()?;
+    }
+    match fork(Birth { sibling: true, ..Birth::default() }).or_fail("clone process")? {
+        Forked::Parent(_) => Ok(()),
+        Forked::Child => end(plan.link, inside(plan, &exec, seccomp.as_ref())),
+    }
+}
+
+fn inside(plan: &Plan<'_>, exec: &launch::Exec, seccomp: Option<&Filter>) -> Result<()> {
+    born(plan.link)?;
+    let process = &exec.process;
+    let user = user_of(process.user());
+    let home = if user.uid == plan.container.user.uid { plan.container.user.home.as_str() } else { "/" };
+    let command = command::prepare(process, &exec.raw_env, home)?;
+    match plan.stdio {
+        Stdio::Three(three) => console::take_three(three)?,
+        Stdio::Console(slave) => console::take_terminal(slave, user.uid)?,
+    }
+    let mut identity = identity::Identity::of(process, &user, seccomp.is_some())?;
+    let proc = own_proc();
+    identity.become_user()?;
+    command::change_directory(process.cwd())?;
+    command::set_label(process, proc.as_ref().map(AsFd::as_fd))?;
+    // The link closes itself at execve, and is needed until then.
+    process::close_all_but(&mut [0, 1, 2, plan.link.as_raw_fd()]).or_fail("close what is not stdio")?;
+    identity.last_steps(seccomp)?;
+    Err(command.run())
+}
+
+fn user_of(user: &oci_spec::runtime::User) -> ResolvedUser {
+    let mut groups = user.additional_gids().clone().unwrap_or_default();
+    groups.push(user.gid());
+    groups.sort_unstable();
+    groups.dedup();
+    ResolvedUser { uid: user.uid(), gid: user.gid(), groups, home: String::new() }
+}
+
+/// The container's /proc, if it is one: a process may have mounted something else there since.
+fn own_proc() -> Option<OwnedFd> {
+    let fd = openat(CWD, "/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    rustix::fs::fstatfs(&fd).is_ok_and(|fs| fs.f_type as i64 == PROC_MAGIC).then_some(fd)
+}
+
+/// A user that is not root may then open /dev/stdout anew. Sockets and files of somebody else stay what they are.
+fn own_stdio(plan: &Plan<'_>, user: &oci_spec::runtime::User) {
+    let uid = Uid::from_raw(host_id(&plan.container.uid_map, user.uid()));
+    let gid = Gid::from_raw(host_id(&plan.container.gid_map, user.gid()));
+    match plan.stdio {
+        Stdio::Three(three) => {
+            let pipes = three.iter().filter(|fd| {
+                fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo)
+            });
+            for pipe in pipes {
+                let _ = fchown(pipe, Some(uid), Some(gid));
+            }
+        }
+        Stdio::Console(slave) => {
+            let _ = fchown(slave, Some(uid), None);
+        }
+    }
+}

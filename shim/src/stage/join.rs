@@ -1,0 +1,51 @@
+//! Joining the pod's namespaces.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use holdfast_sys::ns;
+use rustix::process::DumpableBehavior;
+use rustix::thread::{Gid, Uid};
+
+use super::Plan;
+use super::launch::{Launch, has_user_namespace};
+use crate::fault::{OrFail, Result};
+
+/// The pod's user namespace, which id-maps what the container gets.
+pub fn user_namespace(holder: BorrowedFd<'_>, launch: &Launch) -> Result<Option<OwnedFd>> {
+    if !has_user_namespace(launch) {
+        return Ok(None);
+    }
+    ns::user_namespace_of(holder).or_fail("find the pod's user namespace").map(Some)
+}
+
+/// Joins what the launch says.
+pub fn pod(plan: &Plan<'_>, launch: &Launch) -> Result<()> {
+    // Before anything of the pod can see us: no process of it may trace us, whatever its capabilities in there.
+    hide_memory()?;
+    let with_target = if plan.pid_target.is_some() { ns::NEWPID } else { 0 };
+    let with_holder = launch.join & !with_target;
+    if with_holder != 0 {
+        ns::join(plan.holder, with_holder).or_fail("join the pod's namespaces: is its holder alive?")?;
+    }
+    // The target's pid namespace lies in the same user namespace, in which we have every capability now.
+    if let Some(target) = plan.pid_target {
+        ns::join(target, ns::NEWPID).or_fail("join the target container's pid namespace: is it running?")?;
+    }
+    if has_user_namespace(launch) {
+        become_root_inside()?;
+    }
+    Ok(())
+}
+
+/// Makes the process untraceable and its /proc files root's.
+pub fn hide_memory() -> Result<()> {
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).or_fail("become undumpable")
+}
+
+/// The host's root has no number in the pod's user namespace: what we make there needs an owner.
+pub fn become_root_inside() -> Result<()> {
+    const STAGE: &str = "become root of the pod's user namespace";
+    rustix::thread::set_thread_groups(&[]).or_fail(STAGE)?;
+    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT).or_fail(STAGE)?;
+    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).or_fail(STAGE)
+}

@@ -1,0 +1,108 @@
+//! The host's side of bind mounts, as detached copies with their attributes and id maps.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use holdfast_sys::mount::{self, Change};
+use holdfast_sys::ns;
+use holdfast_sys::path::is_directory;
+use oci_spec::runtime::Mount;
+use rustix::io::Errno;
+
+use super::launch::{Launch, has_user_namespace, mounts};
+use super::options::Options;
+use crate::fault::{OrFail, Result, invalid};
+
+/// A detached copy of something on the host.
+#[derive(Debug)]
+pub struct Source {
+    /// The mount.
+    pub tree: OwnedFd,
+    /// Its root is a directory.
+    pub directory: bool,
+}
+
+/// What was opened.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// One entry for each mount of the spec; `None`: it has no source on the host.
+    pub of_mount: Vec<Option<Source>>,
+    /// Copies of the host's proc and sysfs. A user namespace may mount either only where one can be seen already, and
+    /// the holder's few mounts have none.
+    pub visible: Vec<OwnedFd>,
+}
+
+impl Sources {
+    /// All descriptors.
+    pub fn descriptors(&self) -> impl Iterator<Item = RawFd> {
+        let sources = self.of_mount.iter().flatten().map(|source| source.tree.as_raw_fd());
+        sources.chain(self.visible.iter().map(AsRawFd::as_raw_fd))
+    }
+}
+
+/// Opens every source that the spec names.
+pub fn open(launch: &Launch, user_namespace: Option<&OwnedFd>) -> Result<Sources> {
+    let mut sources = Sources::default();
+    for mount in mounts(launch) {
+        let options = Options::parse(mount.options().as_deref().unwrap_or_default());
+        let source = if options.bind || mount.typ().as_deref() == Some("bind") {
+            Some(open_one(mount, &options, user_namespace)?)
+        } else if needs_host_sysfs(launch, mount) {
+            Some(host_sysfs(&options)?)
+        } else {
+            None
+        };
+        sources.of_mount.push(source);
+    }
+    if has_user_namespace(launch) {
+        for path in ["/proc", "/sys"] {
+            let copy = mount::copy_path(Path::new(path), false);
+            sources.visible.push(copy.or_fail(&format!("copy the host's {path}"))?);
+        }
+    }
+    Ok(sources)
+}
+
+fn open_one(mount: &Mount, options: &Options, user_namespace: Option<&OwnedFd>) -> Result<Source> {
+    let path = mount.source().as_deref().unwrap_or(Path::new(""));
+    let stage = format!("open mount source {}", path.display());
+    if !path.is_absolute() {
+        let target = mount.destination().display();
+        return Err(invalid(&stage, format!("the source of the mount at {target} is not an absolute path")));
+    }
+    let tree = mount::copy_path(path, options.recursive).map_err(|e| {
+        let advice = if e.is(Errno::NOENT) { "make it on the host, or take the mount out" } else { "see the path on the host" };
+        crate::fault::failure(
+            holdfast_pod::protocol::FaultKind::Invalid,
+            &stage,
+            e.errno(),
+            format!("{}: {advice}", std::io::Error::from_raw_os_error(e.errno())),
+        )
+    })?;
+    options.apply(&tree).or_invalid(&stage, "the kernel refuses these options for this source")?;
+    if let Some(map) = user_namespace.filter(|_| is_mapped(mount)) {
+        let change = Change { id_map: Some(map.as_fd()), ..Change::default() };
+        mount::set_attributes(&tree, options.map_all, change)
+            .or_invalid(&stage, "its file system has no id-mapped mounts: leave the id mappings out, or move it")?;
+    }
+    let directory = is_directory(&tree, path).or_fail(&stage)?;
+    Ok(Source { tree, directory })
+}
+
+fn is_mapped(mount: &Mount) -> bool {
+    let some = |map: &Option<Vec<_>>| map.as_ref().is_some_and(|map| !map.is_empty());
+    some(mount.uid_mappings()) || some(mount.gid_mappings())
+}
+
+/// sysfs shows a network namespace; one of the host's is not for a user namespace to mount (EPERM).
+fn needs_host_sysfs(launch: &Launch, mount: &Mount) -> bool {
+    let host_network = launch.join & ns::NEWNET == 0;
+    mount.typ().as_deref() == Some("sysfs") && has_user_namespace(launch) && host_network
+}
+
+fn host_sysfs(options: &Options) -> Result<Source> {
+    const STAGE: &str = "copy the host's /sys";
+    let tree = mount::copy_path(Path::new("/sys"), true).or_fail(STAGE)?;
+    options.apply(&tree).or_fail(STAGE)?;
+    Ok(Source { tree, directory: true })
+}

@@ -1,1 +1,19 @@
-//! End-to-end tests.
+//! Fixtures of the end-to-end tests: a registry, an agent of its own, crictl, and an oracle that tells what was left
+//! behind. The tests drive built programs only; nothing here names a crate of theirs.
+
+pub mod agent;
+pub mod crictl;
+
+pub mod http;
+pub mod oracle;
+pub mod place;
+pub mod process;
+pub mod registry;
+pub mod scene;
+pub mod specs;
+pub mod wait;
+
+pub use agent::Agent;
+pub use crictl::Crictl;
+pub use oracle::Oracle;
+pub use scene::Scene;

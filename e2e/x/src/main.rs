@@ -25,6 +25,8 @@ enum Task {
         #[arg(long)]
         e2e: bool,
     },
+    /// Only what the tests need: packages, tools, images.
+    Prepare,
     /// Run the end-to-end tests in a virtual machine: Debian trixie, systemd, cgroup v2.
     Vm {
         /// Only tests whose name contains this.
@@ -58,6 +60,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
     match task {
         Task::Demo => demo::demo(&work)?,
         Task::Bench { args } => bench::bench(&work, &args)?,
+        Task::Prepare => test::prepare(&work)?,
         Task::Check => check::check(&work)?,
         Task::Test { filter, e2e } => return Ok(verdict(test::test(&work, &test::Options { filter, e2e })?)),
         Task::Vm { filter, boot_only } => {

@@ -45,6 +45,7 @@ pub struct Options {
 /// Runs all; the result is the sum.
 pub fn test(work: &Work, options: &Options) -> Result<Counts> {
     prepare(work)?;
+    build::programs(work)?;
     let executables = step("building the tests", || executables(work))?;
     let proto = tools::cri_api_proto(work)?;
     let mut total = Counts::default();
@@ -60,13 +61,12 @@ pub fn test(work: &Work, options: &Options) -> Result<Counts> {
     Ok(total)
 }
 
-/// Everything that the tests use: packages, tools, images, programs.
+/// Everything that the tests use but our own programs: packages, tools, images.
 pub fn prepare(work: &Work) -> Result<()> {
     host::check(host::TESTS, &apt::missing(apt::TESTS))?;
     apt::install(work, apt::TESTS)?;
     tools::prepare(work)?;
-    images::prepare(work)?;
-    build::programs(work)
+    images::prepare(work)
 }
 
 /// A hanging test must not hang the command.

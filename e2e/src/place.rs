@@ -1,0 +1,66 @@
+//! Where programs, tools and images lie, and what kind of machine this is.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+/// The cache of `cargo x`: tools and images.
+pub fn cache() -> PathBuf {
+    env::var_os("HOLDFAST_E2E_CACHE").map_or_else(|| target().join("x"), PathBuf::from)
+}
+
+/// The release programs.
+pub fn programs() -> PathBuf {
+    env::var_os("HOLDFAST_E2E_BIN").map_or_else(|| target().join("release"), PathBuf::from)
+}
+
+/// The agent.
+pub fn holdfast() -> PathBuf {
+    programs().join("holdfast")
+}
+
+/// The real client.
+pub fn crictl() -> PathBuf {
+    cache().join("tools/crictl")
+}
+
+/// Debian's registry.
+pub fn registry() -> PathBuf {
+    cache().join("tools/docker-registry/usr/bin/docker-registry")
+}
+
+/// Debian's CNI plugins.
+pub fn cni_plugins() -> PathBuf {
+    cache().join("tools/containernetworking-plugins/usr/lib/cni")
+}
+
+/// The OCI layout with all test images.
+pub fn images() -> PathBuf {
+    cache().join("images")
+}
+
+/// A socket of another runtime to test the tests against.
+pub fn endpoint() -> Option<String> {
+    env::var("HOLDFAST_E2E_ENDPOINT").ok().filter(|endpoint| !endpoint.is_empty())
+}
+
+/// Whether others work on this machine at the same time: the oracle then looks only at what must be ours.
+pub fn crowded() -> bool {
+    env::var_os("HOLDFAST_E2E_CROWDED").is_some()
+}
+
+/// How much slower than a real machine this one is; limits of time are multiplied by it.
+pub fn slowness() -> u32 {
+    env::var("HOLDFAST_E2E_SLOWNESS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
+/// Whether the driver said where things are: what is missing is then an error and no reason to skip.
+pub fn driven() -> bool {
+    env::var_os("HOLDFAST_E2E_BIN").is_some()
+}
+
+fn target() -> PathBuf {
+    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+    env::var_os("CARGO_TARGET_DIR").map_or_else(default, PathBuf::from)
+}

@@ -1,6 +1,6 @@
 //! ContainerStats, ListContainerStats.
 
-use holdfast_cgroup::{Psi, Stats};
+use holdfast_cgroup::{MemoryStats, Psi, PsiData};
 use holdfast_cri::v1;
 use tonic::Status;
 
@@ -51,42 +51,42 @@ fn to_wire(usage: &ContainerUsage) -> v1::ContainerStats {
         }),
         cpu: counters.map(|stats| v1::CpuUsage {
             timestamp: now,
-            usage_core_nano_seconds: value(stats.cpu_usage_ns),
+            usage_core_nano_seconds: stats.cpu_usage_ns.and_then(value),
             usage_nano_cores: usage.nano_cores.and_then(value),
             psi: stats.cpu_psi.as_ref().map(psi),
         }),
-        memory: counters.map(|stats| memory(now, stats)),
+        memory: counters.and_then(|stats| stats.memory.as_ref()).map(|stats| memory(now, stats)),
         writable_layer: Some(v1::FilesystemUsage {
             timestamp: usage.writable_layer.timestamp_ns,
             fs_id: Some(v1::FilesystemIdentifier { mountpoint: usage.mountpoint.display().to_string() }),
             used_bytes: value(usage.writable_layer.bytes),
             inodes_used: value(usage.writable_layer.inodes),
         }),
-        swap: counters.map(|stats| v1::SwapUsage {
+        swap: counters.and_then(|stats| stats.swap.as_ref()).map(|swap| v1::SwapUsage {
             timestamp: now,
-            swap_available_bytes: stats.swap_available_bytes.and_then(value),
-            swap_usage_bytes: stats.swap_usage_bytes.and_then(value),
+            swap_available_bytes: swap.available.and_then(value),
+            swap_usage_bytes: value(swap.usage),
         }),
         io: counters.map(|stats| v1::IoUsage { timestamp: now, psi: stats.io_psi.as_ref().map(psi) }),
     }
 }
 
-fn memory(now: i64, stats: &Stats) -> v1::MemoryUsage {
+fn memory(now: i64, stats: &MemoryStats) -> v1::MemoryUsage {
     v1::MemoryUsage {
         timestamp: now,
-        working_set_bytes: value(stats.working_set_bytes),
-        available_bytes: stats.available_bytes.and_then(value),
-        usage_bytes: value(stats.memory_usage_bytes),
-        rss_bytes: value(stats.rss_bytes),
+        working_set_bytes: value(stats.working_set),
+        available_bytes: stats.available.and_then(value),
+        usage_bytes: value(stats.usage),
+        rss_bytes: value(stats.rss),
         page_faults: value(stats.page_faults),
         major_page_faults: value(stats.major_page_faults),
-        psi: stats.memory_psi.as_ref().map(psi),
+        psi: stats.psi.as_ref().map(psi),
     }
 }
 
 fn psi(psi: &Psi) -> v1::PsiStats {
-    let data = |line: &holdfast_cgroup::PsiLine| v1::PsiData {
-        total: line.total_us,
+    let data = |line: &PsiData| v1::PsiData {
+        total: line.total_ns,
         avg10: line.avg10,
         avg60: line.avg60,
         avg300: line.avg300,

@@ -1,0 +1,115 @@
+//! The command line `holdfast`.
+//!
+//! Usage errors end with 2 (clap's), configuration and start errors with 1, `holdfast run` with what
+//! [`crate::standalone`] says.
+
+mod args;
+mod output;
+mod version;
+
+use std::{io::Write, path::Path, process::ExitCode};
+
+use anyhow::Context;
+use clap::{CommandFactory, Parser};
+
+use crate::{config::Config, imagecli, logging, serve, standalone};
+use args::{Arguments, Command, ImageCommand};
+
+pub use args::{ImageOutput, RunArguments};
+pub use output::print;
+pub use version::CRI_LEVEL;
+
+/// Runs what the command line says, to its end.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match dispatch(arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            // A closed stderr is no reason to fail in another way.
+            let _ = writeln!(std::io::stderr(), "holdfast: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let Arguments { config, log_level, version, output, command } = arguments;
+    if version {
+        version::show(output)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let load = || load(config.as_deref(), log_level);
+    match command {
+        None => {
+            Arguments::command().print_help()?;
+            return Ok(ExitCode::from(2));
+        }
+        Some(Command::Serve) => {
+            let config = load()?;
+            logging::init(config.log_level, config.log_format);
+            block_on(serve::serve(&config))??;
+        }
+        Some(Command::Run(arguments)) => return run(load(), &arguments),
+        Some(Command::Image { command }) => {
+            let config = load()?;
+            logging::init(config.log_level, config.log_format);
+            block_on(image(&config, command))??;
+        }
+        Some(Command::Config { default }) => {
+            let config = if default { Config::default() } else { load()? };
+            print(&config.to_commented_toml())?;
+        }
+        Some(Command::Version { output }) => version::show(output)?,
+        Some(Command::Completion { shell }) => {
+            let mut script = Vec::new();
+            clap_complete::generate(
+                clap_complete::Shell::from(shell),
+                &mut Arguments::command(),
+                "holdfast",
+                &mut script,
+            );
+            print(&String::from_utf8_lossy(&script))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn load(config: Option<&Path>, log_level: Option<crate::config::LogLevel>) -> anyhow::Result<Config> {
+    let mut config = Config::load(config)?;
+    config.log_level = log_level.unwrap_or(config.log_level);
+    Ok(config)
+}
+
+/// Runs a future to its end. A thread that is still in a system call then does not keep the program.
+fn block_on<T>(future: impl Future<Output = T>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.context("start the async runtime")?;
+    let result = runtime.block_on(future);
+    runtime.shutdown_background();
+    Ok(result)
+}
+
+/// `holdfast run` ends with the pod's code; our own errors are 125, so that both can be told apart.
+fn run(config: anyhow::Result<Config>, arguments: &RunArguments) -> anyhow::Result<ExitCode> {
+    let ended = config.and_then(|config| {
+        logging::init(config.log_level, config.log_format);
+        Ok(block_on(standalone::run(&config, arguments))??)
+    });
+    match ended {
+        Ok(code) => Ok(ExitCode::from(code)),
+        Err(error) => {
+            writeln!(std::io::stderr(), "holdfast: {error:#}")?;
+            Ok(ExitCode::from(standalone::OWN_ERROR))
+        }
+    }
+}
+
+async fn image(config: &Config, command: ImageCommand) -> anyhow::Result<()> {
+    match command {
+        ImageCommand::Pull { reference, creds } => imagecli::pull(config, &reference, creds).await?,
+        ImageCommand::Import { source, name } => imagecli::import(config, &source, name).await?,
+        ImageCommand::List { output } => imagecli::list(config, output).await?,
+        ImageCommand::Remove { references } => imagecli::remove(config, &references).await?,
+    }
+    Ok(())
+}

@@ -1,0 +1,517 @@
+//! CreateContainer: record, image lease, cgroup, shim, stages up to the gate.
+
+use std::{
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::{PermissionsExt, chown},
+    },
+    path::PathBuf,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use holdfast_cgroup::{Entry, Extra};
+use holdfast_model::{ContainerConfig, ContainerId, Image, NamespaceMode, PodSandboxConfig, SecurityProfile};
+use holdfast_pod::{
+    holder::Holder,
+    launch::Rootfs,
+    protocol::{Answer, Create, Created, FdRole, Phase, Request},
+};
+use holdfast_spec::{Built, Inputs};
+use tokio::sync::mpsc;
+
+use super::{
+    Error, Runtime,
+    blocking::{blocking, make_dir, now_ns, remove_tree},
+    exec_sync::{KeptLaunch, LAUNCH_FILE},
+    names::{Reservation, Reserved},
+    object::{Container, Kept, Pod},
+    pod_files,
+    record::{self, ContainerRecord, PodRecord, ProcessName},
+    shim::{Answers, Notice, Shim, ShimError},
+    stats::Samples,
+    stop_pod_sandbox::teardown,
+};
+
+/// Longest time from the call to the gate.
+const CREATE_LIMIT: Duration = Duration::from_secs(100);
+/// How long output is read after the exit while somebody else still holds the pipes.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Everything that is known before something is made.
+struct Plan {
+    pod: Arc<Pod>,
+    holder: Arc<Holder>,
+    image: Arc<Image>,
+    built: Built,
+    record: ContainerRecord,
+    pid_target: Option<Arc<Container>>,
+}
+
+impl Runtime {
+    /// Makes a container that waits for StartContainer. Asked again with the same configuration while it still
+    /// waits, it answers with the container that is there.
+    pub async fn create_container(
+        &self,
+        pod: &str,
+        config: ContainerConfig,
+        pod_config: Option<PodSandboxConfig>,
+    ) -> Result<ContainerId, Error> {
+        // The sandbox's own configuration is the one that counts; the kubelet repeats it here.
+        drop(pod_config);
+        let pod = self.pod(pod)?;
+        let runtime = self.clone();
+        self.detached(async move { runtime.create_container_in(pod, config).await }).await
+    }
+
+    async fn create_container_in(&self, pod: Arc<Pod>, config: ContainerConfig) -> Result<ContainerId, Error> {
+        let _life = pod.life.read().await;
+        let Some(holder) = pod.holder().filter(|_| pod.is_ready()) else {
+            return Err(Error::PodNotReady { id: pod.id.to_string() });
+        };
+        let wanted = format!("{}_{}_{}", config.metadata.name, pod.id, config.metadata.attempt);
+        let name = match self.container_names.reserve(&wanted).await {
+            Reserved::New(name) => name,
+            Reserved::Taken(by) => return self.same_container(&by, &config, wanted),
+        };
+        let plan = self.plan(pod.clone(), holder, config).await?;
+        let container = self.make_container(plan, name).await?;
+        container.name.settle(container.id.as_str());
+        self.containers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(container.id.clone(), container.clone());
+        Ok(container.id.clone())
+    }
+
+    fn same_container(&self, by: &str, config: &ContainerConfig, name: String) -> Result<ContainerId, Error> {
+        match self.container(by) {
+            Ok(container) if container.phase() == Phase::Created && container.record.get().config == *config => {
+                Ok(container.id.clone())
+            }
+            _ => Err(Error::NameTaken { what: "container", name, by: by.to_owned() }),
+        }
+    }
+
+    /// Checks everything that can be checked without making anything.
+    async fn plan(&self, pod: Arc<Pod>, holder: Arc<Holder>, config: ContainerConfig) -> Result<Plan, Error> {
+        let id = ContainerId::random().map_err(|source| Error::Io {
+            operation: "read",
+            path: "/dev/urandom".into(),
+            source,
+        })?;
+        let wanted = &config.image.image;
+        let image = self
+            .images
+            .get(wanted)
+            .map_err(|source| Error::Image { operation: format!("look up image {wanted:?}"), source })?
+            .ok_or_else(|| Error::NoSuchImage { image: wanted.clone() })?;
+        let pid_target = self.pid_target(&pod, &config)?;
+        let pod_record = pod.record.get();
+        let cgroup = self
+            .cgroups
+            .container(pod_record.cgroup.as_parent(), &id)
+            .map_err(|source| Error::Cgroup { operation: "name container", source })?;
+        let built = self.build_spec(&id, &pod, &pod_record, &config, &image, &cgroup.to_string()).await?;
+        let record = ContainerRecord {
+            version: record::VERSION,
+            boot_id: self.boot_id.clone(),
+            pod_id: pod.id.clone(),
+            image_id: image.id.clone(),
+            created_at_ns: now_ns(),
+            phase: Phase::Creating,
+            removing: false,
+            shim: None,
+            init: Created::default(),
+            cgroup,
+            stop_signal: built.stop_signal,
+            log_path: log_path(&pod_record.config, &config)?,
+            resources: config.resources.clone(),
+            started_at_ns: 0,
+            exit: None,
+            id,
+            config,
+        };
+        Ok(Plan { pod, holder, image, built, record, pid_target })
+    }
+
+    /// Pid mode TARGET: the container whose pid namespace is joined, which must run in the same pod.
+    fn pid_target(&self, pod: &Pod, config: &ContainerConfig) -> Result<Option<Arc<Container>>, Error> {
+        let options = &config.security.namespaces;
+        if options.pid != NamespaceMode::Target {
+            return Ok(None);
+        }
+        let target = self.container(&options.target_id)?;
+        if target.pod_id != pod.id {
+            return Err(Error::BadRequest {
+                field: "config.linux.security_context.namespace_options.target_id",
+                problem: format!("container {} is in another pod", target.id),
+            });
+        }
+        if target.phase() != Phase::Running {
+            return Err(Error::WrongState {
+                id: target.id.to_string(),
+                state: super::error::phase_name(target.phase()),
+                operation: "joining its pid namespace",
+                wanted: "running",
+            });
+        }
+        Ok(Some(target))
+    }
+
+    async fn build_spec(
+        &self,
+        id: &ContainerId,
+        pod: &Pod,
+        pod_record: &PodRecord,
+        config: &ContainerConfig,
+        image: &Arc<Image>,
+        cgroups_path: &str,
+    ) -> Result<Built, Error> {
+        let runtime = self.clone();
+        let dir = self.container_dir(id);
+        let (id, pod_id, pod_dir) = (id.clone(), pod.id.clone(), pod.dir.clone());
+        let (pod_config, config, image) = (pod_record.config.clone(), config.clone(), image.clone());
+        let cgroups_path = cgroups_path.to_owned();
+        // It looks at mount sources and devices, which may lie on a disk that is slow.
+        blocking(move || {
+            holdfast_spec::build(&Inputs {
+                id: &id,
+                pod_id: &pod_id,
+                pod: &pod_config,
+                container: &config,
+                image: &image,
+                rootfs: Rootfs {
+                    layers: image.layers.clone(),
+                    upper: dir.join("upper"),
+                    work: dir.join("work"),
+                },
+                files: pod_files::paths(&pod_dir),
+                hostname: &runtime.pod_hostname(&pod_config),
+                cgroups_path: &cgroups_path,
+                cgroup_v2: runtime.cgroups.mode() == holdfast_cgroup::Mode::V2,
+                volumes_dir: &dir.join("volumes"),
+                host: &runtime.host,
+                ulimits: &runtime.config.runtime.default_ulimits,
+            })
+        })
+        .await
+        .map_err(|source| Error::Spec { operation: "create container", source })
+    }
+
+    async fn make_container(&self, plan: Plan, name: Reservation) -> Result<Arc<Container>, Error> {
+        let record = &plan.record;
+        let dir = self.container_dir(&record.id);
+        let container = Arc::new(Container {
+            id: record.id.clone(),
+            pod_id: record.pod_id.clone(),
+            record: Kept::new(dir.clone(), record.clone()),
+            dir,
+            life: tokio::sync::Mutex::default(),
+            shim: std::sync::Mutex::default(),
+            exited: tokio::sync::watch::Sender::new(false),
+            samples: Samples::default(),
+            name,
+        });
+        match self.fill_container(&container, &plan).await {
+            Ok(()) => Ok(container),
+            Err(error) => {
+                if let Err(leftover) = self.unmake_container(&container).await {
+                    tracing::warn!(container_id = %container.id, error = %leftover.chain(), "undo of a failed CreateContainer");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn fill_container(&self, container: &Arc<Container>, plan: &Plan) -> Result<(), Error> {
+        let id = &container.id;
+        let (dir, run_dir) = (container.dir.clone(), self.run_dir(id));
+        let owner = root_owner(&plan.pod.record.get());
+        let record = container.record.get();
+        let kept = serde_json::to_vec(&KeptLaunch {
+            launch: &plan.built.launch,
+            seccomp: &plan.built.seccomp,
+            capabilities: plan.built.capabilities,
+        });
+        blocking(move || -> Result<(), Error> {
+            make_dir(&dir, 0o711)?;
+            record::write(&dir, &*record)?;
+            make_dir(&run_dir, 0o700)?;
+            make_root_dirs(&dir, owner)?;
+            let path = dir.join(LAUNCH_FILE);
+            kept.map_err(std::io::Error::from)
+                .and_then(|bytes| std::fs::write(&path, bytes))
+                .map_err(|source| Error::Io { operation: "write", path, source })
+        })
+        .await?;
+        self.images
+            .lease(&plan.image.id, id.as_str())
+            .await
+            .map_err(|source| Error::Image { operation: format!("keep image for container {id}"), source })?;
+        let seccomp = self.seccomp_program(plan).await?;
+        let systemd = self.cgroups.driver() == holdfast_cgroup::Driver::Systemd;
+        let entry = if systemd {
+            Entry::default()
+        } else {
+            self.cgroups
+                .create(&plan.record.cgroup, &plan.record.resources, plan.extra())
+                .await
+                .map_err(|source| Error::Cgroup { operation: "make container", source })?
+        };
+        let (shim, notices) = self.spawn_shim(container).await?;
+        let created = self
+            .bring_to_gate(container, plan, &shim, seccomp, entry, systemd)
+            .await?;
+        shim.order(Request::Commit)
+            .await
+            .map_err(|source| Error::Shim { operation: "commit", id: id.to_string(), source })?;
+        *container.shim.lock().unwrap_or_else(PoisonError::into_inner) = Some(shim);
+        container
+            .record
+            .update(|record| {
+                record.phase = Phase::Created;
+                record.init = created;
+            })
+            .await?;
+        self.watch_shim(container, notices);
+        Ok(())
+    }
+
+    async fn seccomp_program(&self, plan: &Plan) -> Result<Option<Arc<holdfast_spec::seccomp::Program>>, Error> {
+        let (compiler, profile, caps) =
+            (self.seccomp.clone(), plan.built.seccomp.clone(), plan.built.capabilities.clone());
+        if profile == SecurityProfile::Unconfined {
+            return Ok(None);
+        }
+        blocking(move || compiler.program(&profile, &caps))
+            .await
+            .map_err(|source| Error::Seccomp { operation: "create container", source })
+    }
+
+    async fn spawn_shim(
+        &self,
+        container: &Container,
+    ) -> Result<(Arc<Shim>, mpsc::UnboundedReceiver<Notice>), Error> {
+        let failed =
+            |source| Error::Shim { operation: "create", id: container.id.to_string(), source };
+        let program = self.shim_program.clone();
+        let (run_dir, id) = (self.run_dir(&container.id), container.id.to_string());
+        let (socket, process) = blocking(move || super::start::spawn_shim(&program, &run_dir, &id))
+            .await
+            .map_err(failed)?;
+        let name = ProcessName { pid: process.pid, start_time: process.start_time };
+        self.reap(process.pidfd);
+        container.record.update(|record| record.shim = Some(name)).await?;
+        let (sender, notices) = mpsc::unbounded_channel();
+        let shim = Shim::new(socket, sender).map_err(failed)?;
+        Ok((shim, notices))
+    }
+
+    async fn bring_to_gate(
+        &self,
+        container: &Container,
+        plan: &Plan,
+        shim: &Shim,
+        seccomp: Option<Arc<holdfast_spec::seccomp::Program>>,
+        entry: Entry,
+        systemd: bool,
+    ) -> Result<Created, Error> {
+        let failed =
+            |source| Error::Shim { operation: "create", id: container.id.to_string(), source };
+        let launch = serde_json::to_vec(&plan.built.launch)
+            .map_err(|error| Error::Io { operation: "encode the launch of", path: container.dir.clone(), source: error.into() })?;
+        let target = self.target_pidfd(plan).await?;
+        let dir = container.dir.clone();
+        let sealed = blocking(move || -> Result<_, Error> {
+            let io = |operation, path| move |source| Error::Io { operation, path, source };
+            let launch = holdfast_sys::memfd::sealed("holdfast-launch", &launch)
+                .map_err(io("write memfd of", dir.clone()))?;
+            let program = seccomp
+                .map(|program| holdfast_sys::memfd::sealed("holdfast-seccomp", program.bytes()))
+                .transpose()
+                .map_err(io("write memfd of", dir.clone()))?;
+            let state = std::fs::File::open(&dir).map_err(io("open", dir.clone()))?;
+            Ok((launch, program, OwnedFd::from(state)))
+        })
+        .await?;
+        let (launch, program, state) = &sealed;
+        let mut fds: Vec<(FdRole, BorrowedFd<'_>)> = vec![
+            (FdRole::Launch, launch.as_fd()),
+            (FdRole::StateDir, state.as_fd()),
+            (FdRole::Holder, plan.holder.pidfd()),
+        ];
+        fds.extend(program.as_ref().map(|fd| (FdRole::Seccomp, fd.as_fd())));
+        fds.extend(target.as_ref().map(|fd| (FdRole::PidTarget, fd.as_fd())));
+        fds.extend(cgroup_fds(&entry));
+        let request = Request::Create(plan.create(systemd));
+        let mut answers = shim.begin(request, &fds).await.map_err(failed)?;
+        let answer = answers.next("Create", CREATE_LIMIT).await.map_err(failed)?;
+        match answer {
+            Answer::Created(created) => Ok(created),
+            Answer::Placing { pid } if systemd => self.place(plan, shim, &mut answers, pid, failed).await,
+            _ => Err(failed(ShimError::Unexpected { request: "Create" })),
+        }
+    }
+
+    /// systemd driver: a scope needs a process, so it is made when stage 1 is there.
+    async fn place(
+        &self,
+        plan: &Plan,
+        shim: &Shim,
+        answers: &mut Answers<'_>,
+        pid: i32,
+        failed: impl Fn(ShimError) -> Error,
+    ) -> Result<Created, Error> {
+        let entry = self
+            .cgroups
+            .place(&plan.record.cgroup, pid, &plan.record.resources, plan.extra())
+            .await
+            .map_err(|source| Error::Cgroup { operation: "make scope of container", source })?;
+        let fds: Vec<_> = cgroup_fds(&entry).collect();
+        shim.call(Request::Placed, &fds, super::shim::ANSWER_LIMIT).await.map_err(&failed)?;
+        match answers.next("Create", CREATE_LIMIT).await.map_err(&failed)? {
+            Answer::Created(created) => Ok(created),
+            _ => Err(failed(ShimError::Unexpected { request: "Create" })),
+        }
+    }
+
+    async fn target_pidfd(&self, plan: &Plan) -> Result<Option<OwnedFd>, Error> {
+        let Some(target) = &plan.pid_target else { return Ok(None) };
+        let init = target.record.get().init.clone();
+        let id = target.id.to_string();
+        let found =
+            blocking(move || holdfast_sys::proc::open_identified(init.pid, init.start_time)).await;
+        found.ok().flatten().map(Some).ok_or(Error::WrongState {
+            id,
+            state: "exited",
+            operation: "joining its pid namespace",
+            wanted: "running",
+        })
+    }
+
+    /// Takes back whatever there is of a container. Goes on after a failure; the directory with the record goes
+    /// last, and only if all else went.
+    pub(super) async fn unmake_container(&self, container: &Container) -> Result<(), Error> {
+        let record = container.record.get();
+        let mut errors = Vec::new();
+        let shim = container.shim.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(shim) = shim {
+            // A shim that does not answer is killed with its cgroup below.
+            let _ = shim.order(Request::Shutdown).await;
+        }
+        if let Some(name) = record.shim
+            && record.boot_id == self.boot_id
+        {
+            super::monitor::end_process(name).await;
+        }
+        if let Err(source) = self.cgroups.kill(&record.cgroup).await {
+            errors.push(Error::Cgroup { operation: "empty container", source });
+        }
+        if let Err(source) = self.cgroups.remove(&record.cgroup).await {
+            errors.push(Error::Cgroup { operation: "remove container", source });
+        }
+        if let Err(source) = self.images.release(container.id.as_str()).await {
+            let operation = format!("give back the image of container {}", container.id);
+            errors.push(Error::Image { operation, source });
+        }
+        let run_dir = self.run_dir(&container.id);
+        if let Err(error) = blocking(move || remove_tree(&run_dir)).await {
+            errors.push(error);
+        }
+        teardown(format!("container {}", container.id), errors)?;
+        let dir = container.dir.clone();
+        blocking(move || remove_tree(&dir)).await
+    }
+}
+
+impl Plan {
+    fn extra(&self) -> Extra {
+        Extra { devices: self.built.devices.clone(), pids_limit: None }
+    }
+
+    fn create(&self, systemd: bool) -> Create {
+        let config = &self.record.config;
+        Create {
+            id: self.record.id.to_string(),
+            log_path: Some(self.record.log_path.clone()).filter(|path| !path.as_os_str().is_empty()),
+            tty: config.tty,
+            stdin: config.stdin,
+            stdin_once: config.stdin_once,
+            own_pid_namespace: self.built.launch.own & (libc::CLONE_NEWPID as u64) != 0,
+            await_placement: systemd,
+            timeout_ms: CREATE_LIMIT.as_millis() as u64,
+            drain_ms: DRAIN.as_millis() as u64,
+        }
+    }
+}
+
+fn cgroup_fds(entry: &Entry) -> impl Iterator<Item = (FdRole, BorrowedFd<'_>)> {
+    let dir = entry.dir.as_ref().map(|fd| (FdRole::CgroupDir, fd.as_fd()));
+    let tasks = entry.tasks.iter().map(|fd| (FdRole::CgroupTasks, fd.as_fd()));
+    let oom = entry.oom_count.as_ref().map(|fd| (FdRole::OomCount, fd.as_fd()));
+    dir.into_iter().chain(tasks).chain(oom)
+}
+
+fn log_path(pod: &PodSandboxConfig, config: &ContainerConfig) -> Result<PathBuf, Error> {
+    if config.log_path.is_empty() || pod.log_directory.is_empty() {
+        return Ok(PathBuf::new());
+    }
+    let relative = PathBuf::from(&config.log_path);
+    let plain = relative.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    if !plain {
+        return Err(Error::BadRequest {
+            field: "config.log_path",
+            problem: format!("{:?} is not a relative path below the pod's log directory", config.log_path),
+        });
+    }
+    Ok(PathBuf::from(&pod.log_directory).join(relative))
+}
+
+/// The container's root as the host numbers it.
+fn root_owner(pod: &PodRecord) -> (u32, u32) {
+    let first = |maps: &[holdfast_model::IdMapping]| {
+        maps.iter().find(|map| map.container_id == 0).map_or(0, |map| map.host_id)
+    };
+    pod.config
+        .security
+        .namespaces
+        .pod_user_namespace()
+        .map_or((0, 0), |user| (first(&user.uids), first(&user.gids)))
+}
+
+fn make_root_dirs(dir: &std::path::Path, (uid, gid): (u32, u32)) -> Result<(), Error> {
+    for name in ["upper", "work"] {
+        let path = dir.join(name);
+        make_dir(&path, 0o755)?;
+        let io = |operation| {
+            let path = path.clone();
+            move |source| Error::Io { operation, path, source }
+        };
+        // The umask must not narrow the mode of the container's /.
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).map_err(io("set mode of"))?;
+        chown(&path, Some(uid), Some(gid)).map_err(io("set owner of"))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_path_stays_below_its_directory() {
+        let mut pod_config = PodSandboxConfig { log_directory: "/var/log/pods/x".into(), ..Default::default() };
+        for bad in ["../x", "/etc/passwd", "a/../../b"] {
+            assert!(join(&pod_config, bad).is_err(), "{bad}");
+        }
+        assert_eq!(join(&pod_config, "c/0.log").ok(), Some("/var/log/pods/x/c/0.log".into()));
+        pod_config.log_directory.clear();
+        assert_eq!(join(&pod_config, "c/0.log").ok(), Some(PathBuf::new()));
+    }
+
+    fn join(pod: &PodSandboxConfig, path: &str) -> Result<PathBuf, Error> {
+        let config = ContainerConfig { log_path: path.into(), ..Default::default() };
+        log_path(pod, &config)
+    }
+}

@@ -1,0 +1,158 @@
+//! What can go wrong in the runtime, and whose fault it is.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use holdfast_pod::protocol::{FaultKind, Phase};
+
+use super::{record::RecordError, shim::ShimError};
+
+/// Classes of errors; `cri::status` gives each its gRPC code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The request asks for something that cannot be.
+    InvalidArgument,
+    /// A named object is not there.
+    NotFound,
+    /// The name is taken by something else.
+    AlreadyExists,
+    /// The object is not in the state for it.
+    FailedPrecondition,
+    /// A limit of time passed.
+    DeadlineExceeded,
+    /// A limit of space or number was met.
+    ResourceExhausted,
+    /// A registry or another server does not answer.
+    Unavailable,
+    /// Credentials are missing or wrong.
+    Unauthenticated,
+    /// Not allowed.
+    PermissionDenied,
+    /// What arrived is not what was promised.
+    DataLoss,
+    /// Truly not there.
+    Unimplemented,
+    /// Our own fault, or the kernel's.
+    Internal,
+}
+
+/// An error of a runtime operation. Display names the operation and the object; the cause is `source`.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum Error {
+    #[error("{what} {id:?} not found")]
+    NotFound { what: &'static str, id: String },
+    #[error("{what} {id:?} is ambiguous: {count} ids begin with it; give more digits")]
+    Ambiguous { what: &'static str, id: String, count: usize },
+    #[error("image {image:?} not found: pull it first")]
+    NoSuchImage { image: String },
+    #[error("pod sandbox {id} is not ready: its state is NOTREADY")]
+    PodNotReady { id: String },
+    #[error("container {id} is {state}, and {operation} needs one that is {wanted}")]
+    WrongState { id: String, state: &'static str, operation: &'static str, wanted: &'static str },
+    #[error("{what} name {name:?} is taken by {by} with another configuration: remove that one or raise the attempt")]
+    NameTaken { what: &'static str, name: String, by: String },
+    #[error("{field}: {problem}")]
+    BadRequest { field: &'static str, problem: String },
+    #[error("runtime handler {handler:?} is not configured; leave it empty for the built-in one")]
+    NoSuchHandler { handler: String },
+    #[error("{operation} {object}: no answer within {} s in stage {stage}", limit.as_secs())]
+    Timeout { operation: &'static str, object: String, stage: &'static str, limit: Duration },
+    #[error("command {command:?} timed out after {timeout_s} s in container {id} and was killed")]
+    ExecTimeout { id: String, command: String, timeout_s: i64 },
+    #[error("{operation} {path:?}")]
+    Io { operation: &'static str, path: PathBuf, source: io::Error },
+    #[error("{operation}")]
+    Spec { operation: &'static str, source: holdfast_spec::SpecError },
+    #[error("{operation}")]
+    Seccomp { operation: &'static str, source: holdfast_spec::seccomp::SeccompError },
+    #[error("{operation}")]
+    Image { operation: String, source: holdfast_image::Error },
+    #[error("{operation} of pod sandbox {pod}")]
+    Network { operation: &'static str, pod: String, source: holdfast_network::Error },
+    #[error("{operation} cgroup")]
+    Cgroup { operation: &'static str, source: holdfast_cgroup::Error },
+    #[error("{operation} holder of pod sandbox {pod}")]
+    Holder { operation: &'static str, pod: String, source: holdfast_pod::holder::HolderError },
+    #[error("{operation} container {id}")]
+    Shim { operation: &'static str, id: String, source: ShimError },
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error("clean-up of {object} met {} errors", errors.len())]
+    Teardown { object: String, errors: Vec<Error> },
+}
+
+impl Error {
+    /// Whose fault it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::NotFound { .. } | Self::NoSuchImage { .. } => Kind::NotFound,
+            Self::Ambiguous { .. } | Self::BadRequest { .. } => Kind::InvalidArgument,
+            Self::PodNotReady { .. } | Self::WrongState { .. } => Kind::FailedPrecondition,
+            Self::NoSuchHandler { .. } => Kind::InvalidArgument,
+            Self::NameTaken { .. } => Kind::AlreadyExists,
+            Self::Timeout { .. } | Self::ExecTimeout { .. } => Kind::DeadlineExceeded,
+            Self::Spec { source, .. } => super::kinds::spec(source),
+            Self::Seccomp { source, .. } => super::kinds::seccomp(source),
+            Self::Image { source, .. } => super::kinds::image(source),
+            Self::Network { source, .. } => super::kinds::network(source),
+            Self::Cgroup { source, .. } => super::kinds::cgroup(source),
+            Self::Holder { source, .. } => super::kinds::holder(source),
+            Self::Shim { source, .. } => match source {
+                ShimError::Failed(failure) => fault(failure.kind),
+                ShimError::Timeout { .. } => Kind::DeadlineExceeded,
+                _ => Kind::Internal,
+            },
+            Self::Io { source, .. } => io_kind(source),
+            Self::Record(_) => Kind::Internal,
+            Self::Teardown { errors, .. } => errors.first().map_or(Kind::Internal, Error::kind),
+        }
+    }
+
+    /// The whole chain in one line.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        if let Self::Teardown { errors, .. } = self {
+            for error in errors {
+                text.push_str("; ");
+                text.push_str(&error.chain());
+            }
+        }
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        text
+    }
+}
+
+fn fault(kind: FaultKind) -> Kind {
+    match kind {
+        FaultKind::Invalid => Kind::InvalidArgument,
+        FaultKind::NotFound => Kind::NotFound,
+        FaultKind::Precondition => Kind::FailedPrecondition,
+        FaultKind::Timeout => Kind::DeadlineExceeded,
+        FaultKind::Internal => Kind::Internal,
+    }
+}
+
+/// A full disk or a full table is not our fault.
+pub(super) fn io_kind(error: &io::Error) -> Kind {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::OutOfMemory => {
+            Kind::ResourceExhausted
+        }
+        _ => Kind::Internal,
+    }
+}
+
+/// A phase as people read it.
+pub(super) fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Creating => "being created",
+        Phase::Created => "created",
+        Phase::Running => "running",
+        Phase::Exited => "exited",
+    }
+}

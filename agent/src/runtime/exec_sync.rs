@@ -1,0 +1,234 @@
+//! ExecSync: a process in a running container, its output and its exit code.
+
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
+
+use holdfast_pod::{
+    launch::{ExecLaunch, Launch},
+    protocol::{Answer, Exec, FdRole, Phase, Request},
+};
+use holdfast_model::SecurityProfile;
+use holdfast_spec::CapSet;
+use oci_spec::runtime::Spec;
+use tokio::{io::AsyncReadExt, net::unix::pipe, time::timeout};
+
+use super::{
+    Error, Runtime,
+    blocking::blocking,
+    error::phase_name,
+    object::Container,
+    shim::{ANSWER_LIMIT, Shim, ShimError},
+};
+
+/// Most that is kept of each stream, in bytes; the rest is read and dropped.
+const OUTPUT_LIMIT: usize = 16 << 20;
+/// How long output is read after the exit while a child of the process still holds the pipes.
+const DRAIN: Duration = Duration::from_secs(2);
+/// How much later than the shim's limit the agent gives up by itself.
+const SLACK: Duration = Duration::from_secs(10);
+
+/// What a command said and how it ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExecOutput {
+    /// Standard output, at most 16 MiB.
+    pub stdout: Vec<u8>,
+    /// Standard error, at most 16 MiB.
+    pub stderr: Vec<u8>,
+    /// Exit code, or 128 + signal.
+    pub exit_code: i32,
+}
+
+impl Runtime {
+    /// Runs `command` in a running container. `timeout_s` 0 or less: no limit. Past the limit the process is killed.
+    pub async fn exec_sync(
+        &self,
+        id: &str,
+        command: Vec<String>,
+        timeout_s: i64,
+    ) -> Result<ExecOutput, Error> {
+        if command.is_empty() {
+            return Err(Error::BadRequest { field: "cmd", problem: "a command is needed".to_owned() });
+        }
+        let container = self.container(id)?;
+        let shim = self.running_shim(&container, "ExecSync")?;
+        let (launch, seccomp) = self.exec_launch(&container, &command).await?;
+        let (stdout, stdout_end) = output_pipe(&container)?;
+        let (stderr, stderr_end) = output_pipe(&container)?;
+        let (exec_id, end) = shim.expect_exec();
+        let mut guard = ExecGuard { shim: &shim, exec_id, over: false };
+        let limit_ms = u64::try_from(timeout_s).unwrap_or(0).saturating_mul(1000);
+        let mut fds = vec![
+            (FdRole::Process, launch.as_fd()),
+            (FdRole::Stdout, stdout_end.as_fd()),
+            (FdRole::Stderr, stderr_end.as_fd()),
+        ];
+        fds.extend(seccomp.as_ref().map(|fd| (FdRole::Seccomp, fd.as_fd())));
+        let failed = |source| Error::Shim { operation: "exec in", id: container.id.to_string(), source };
+        let request = Request::Exec(Exec { exec_id, timeout_ms: limit_ms, kill_on_disconnect: true });
+        match shim.call(request, &fds, ANSWER_LIMIT).await.map_err(failed)? {
+            Answer::ExecStarted { .. } => {}
+            _ => return Err(failed(ShimError::Unexpected { request: "Exec" })),
+        }
+        drop((stdout_end, stderr_end, launch, seccomp));
+        let ended = async {
+            let bounded = async {
+                if limit_ms == 0 {
+                    return end.await.ok();
+                }
+                timeout(Duration::from_millis(limit_ms) + SLACK, end).await.ok()?.ok()
+            };
+            bounded.await
+        };
+        let (end, stdout, stderr) = collect(ended, stdout, stderr).await;
+        let timed_out = || Error::ExecTimeout {
+            id: container.id.to_string(),
+            command: command.join(" "),
+            timeout_s,
+        };
+        guard.over = end.is_some();
+        match end {
+            Some(end) if end.timed_out => Err(timed_out()),
+            Some(end) => Ok(ExecOutput { stdout, stderr, exit_code: end.exit_code }),
+            None if limit_ms != 0 && container.phase() == Phase::Running => Err(timed_out()),
+            None => Err(failed(ShimError::Gone { request: "Exec" })),
+        }
+    }
+
+    pub(super) fn running_shim(
+        &self,
+        container: &Container,
+        operation: &'static str,
+    ) -> Result<Arc<Shim>, Error> {
+        let phase = container.phase();
+        container.shim().filter(|_| phase == Phase::Running).ok_or_else(|| Error::WrongState {
+            id: container.id.to_string(),
+            state: phase_name(phase),
+            operation,
+            wanted: "running",
+        })
+    }
+
+    /// The process of an exec is the container's own with another command.
+    async fn exec_launch(
+        &self,
+        container: &Arc<Container>,
+        command: &[String],
+    ) -> Result<(OwnedFd, Option<OwnedFd>), Error> {
+        let (compiler, container, command) = (self.seccomp.clone(), container.clone(), command.to_vec());
+        blocking(move || {
+            let kept = container.kept_launch()?;
+            let record = container.record.get();
+            let process = kept
+                .launch
+                .spec
+                .process()
+                .as_ref()
+                .map(|process| holdfast_spec::exec_process(process, &record.init.user, &command, false))
+                .transpose()
+                .map_err(|source| Error::Spec { operation: "exec", source })?;
+            let io = |operation| {
+                let path = container.dir.clone();
+                move |source| Error::Io { operation, path, source }
+            };
+            let launch = ExecLaunch { process, raw_env: kept.launch.raw_env.clone() };
+            let bytes = serde_json::to_vec(&launch).map_err(|error| io("encode an exec of")(error.into()))?;
+            let launch = holdfast_sys::memfd::sealed("holdfast-exec", &bytes).map_err(io("write memfd of"))?;
+            let program = compiler
+                .program(&kept.seccomp, &kept.capabilities)
+                .map_err(|source| Error::Seccomp { operation: "exec", source })?;
+            let program = program
+                .map(|program| holdfast_sys::memfd::sealed("holdfast-seccomp", program.bytes()))
+                .transpose()
+                .map_err(io("write memfd of"))?;
+            Ok((launch, program))
+        })
+        .await
+    }
+}
+
+/// Kills the process if the request goes away before its end.
+struct ExecGuard<'a> {
+    shim: &'a Arc<Shim>,
+    exec_id: u64,
+    over: bool,
+}
+
+impl Drop for ExecGuard<'_> {
+    fn drop(&mut self) {
+        if self.over {
+            return;
+        }
+        self.shim.forget_exec(self.exec_id);
+        let (shim, exec_id) = (self.shim.clone(), self.exec_id);
+        tokio::spawn(async move {
+            let _ = shim.order(Request::KillExec { exec_id }).await;
+        });
+    }
+}
+
+fn output_pipe(container: &Container) -> Result<(pipe::Receiver, OwnedFd), Error> {
+    let io = |source| Error::Io { operation: "make a pipe for", path: container.dir.clone(), source };
+    let (read, write) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|errno| io(errno.into()))?;
+    rustix::io::ioctl_fionbio(&read, true).map_err(|errno| io(errno.into()))?;
+    let read = pipe::Receiver::from_owned_fd(read).map_err(io)?;
+    Ok((read, write))
+}
+
+/// Reads both streams while the process runs, and for a bounded time after its end.
+async fn collect<E>(
+    end: impl Future<Output = Option<E>>,
+    mut stdout: pipe::Receiver,
+    mut stderr: pipe::Receiver,
+) -> (Option<E>, Vec<u8>, Vec<u8>) {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let ended = {
+        let reading = async { tokio::join!(read_capped(&mut stdout, &mut out), read_capped(&mut stderr, &mut err)) };
+        tokio::pin!(reading, end);
+        let mut read_all = false;
+        let ended = loop {
+            tokio::select! {
+                ended = &mut end => break ended,
+                _ = &mut reading, if !read_all => read_all = true,
+            }
+        };
+        if !read_all {
+            let _ = timeout(DRAIN, reading).await;
+        }
+        ended
+    };
+    (ended, out, err)
+}
+
+async fn read_capped(from: &mut pipe::Receiver, into: &mut Vec<u8>) {
+    let mut chunk = [0_u8; 8192];
+    while let Ok(count @ 1..) = from.read(&mut chunk).await {
+        let room = OUTPUT_LIMIT.saturating_sub(into.len()).min(count);
+        into.extend_from_slice(&chunk[..room]);
+    }
+}
+
+/// What an exec needs of the container's start. Kept in a file of its own, since few containers are ever exec'd into
+/// and the agent's memory is not for that.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub(super) struct KeptLaunch<L = Launch<Spec>, S = SecurityProfile> {
+    pub launch: L,
+    pub seccomp: S,
+    pub capabilities: CapSet,
+}
+
+impl Container {
+    /// Blocking.
+    pub(super) fn kept_launch(&self) -> Result<KeptLaunch, Error> {
+        let path = self.dir.join(LAUNCH_FILE);
+        std::fs::read(&path)
+            .and_then(|bytes| serde_json::from_slice(&bytes).map_err(std::io::Error::from))
+            .map_err(|source| Error::Io { operation: "read", path, source })
+    }
+}
+
+/// File name of a [`KeptLaunch`].
+pub(super) const LAUNCH_FILE: &str = "launch.json";

@@ -1,0 +1,143 @@
+//! Names that are taken: one pod sandbox, one container for each.
+//!
+//! A name is held by a guard until the object is gone, so it is given back whatever happens. A second request for
+//! the same name waits for the first one's end, since a kubelet that lost its answer asks again.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use tokio::sync::watch;
+
+/// All names of one kind.
+#[derive(Debug, Default, Clone)]
+pub struct Names(Arc<Mutex<HashMap<String, Slot>>>);
+
+#[derive(Debug, Clone)]
+struct Slot {
+    owner: watch::Receiver<Option<String>>,
+}
+
+/// A taken name. Releasing or dropping it gives the name back.
+#[derive(Debug)]
+pub struct Reservation {
+    names: Names,
+    released: AtomicBool,
+    name: String,
+    owner: watch::Sender<Option<String>>,
+}
+
+/// What became of a request for a name.
+#[derive(Debug)]
+pub enum Reserved {
+    /// It is ours now.
+    New(Reservation),
+    /// The object with this id has it.
+    Taken(String),
+}
+
+impl Names {
+    /// Takes `name`, or tells who has it. Waits while somebody is about to make its object.
+    pub async fn reserve(&self, name: &str) -> Reserved {
+        loop {
+            let mut owner = {
+                let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                let Some(slot) = slots.get(name) else {
+                    let (sender, receiver) = watch::channel(None);
+                    slots.insert(name.to_owned(), Slot { owner: receiver });
+                    return Reserved::New(self.reservation(name, sender));
+                };
+                slot.owner.clone()
+            };
+            // An error means that the maker gave up and its guard is gone: try again.
+            if let Ok(id) = owner.wait_for(Option::is_some).await
+                && let Some(id) = id.clone()
+            {
+                return Reserved::Taken(id);
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Takes a name for an object that is there already (recovery); `None` if another has it.
+    pub fn adopt(&self, name: &str, id: &str) -> Option<Reservation> {
+        let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if slots.contains_key(name) {
+            return None;
+        }
+        let (sender, receiver) = watch::channel(Some(id.to_owned()));
+        slots.insert(name.to_owned(), Slot { owner: receiver });
+        Some(self.reservation(name, sender))
+    }
+
+    fn reservation(&self, name: &str, owner: watch::Sender<Option<String>>) -> Reservation {
+        Reservation { names: self.clone(), released: AtomicBool::new(false), name: name.to_owned(), owner }
+    }
+}
+
+impl Reservation {
+    /// The object is there: whoever waits for the name learns its id.
+    pub fn settle(&self, id: &str) {
+        self.owner.send_replace(Some(id.to_owned()));
+    }
+
+    /// The object is gone, though somebody may still hold its handle.
+    pub fn release(&self) {
+        if !self.released.swap(true, Ordering::Relaxed) {
+            self.names.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_second_request_waits_for_the_first() {
+        let names = Names::default();
+        let Reserved::New(first) = names.reserve("a").await else { panic!("name was free") };
+        let waiting = tokio::spawn({
+            let names = names.clone();
+            async move { names.reserve("a").await }
+        });
+        tokio::task::yield_now().await;
+        first.settle("id1");
+        let Reserved::Taken(id) = waiting.await.unwrap() else { panic!("name was taken") };
+        assert_eq!(id, "id1");
+    }
+
+    #[tokio::test]
+    async fn a_name_comes_back_when_its_maker_fails() {
+        let names = Names::default();
+        let Reserved::New(first) = names.reserve("a").await else { panic!("name was free") };
+        let waiting = tokio::spawn({
+            let names = names.clone();
+            async move { names.reserve("a").await }
+        });
+        tokio::task::yield_now().await;
+        drop(first);
+        assert!(matches!(waiting.await.unwrap(), Reserved::New(_)));
+    }
+
+    #[tokio::test]
+    async fn an_adopted_name_is_taken_once() {
+        let names = Names::default();
+        let guard = names.adopt("a", "1").unwrap();
+        assert!(names.adopt("a", "2").is_none());
+        assert!(matches!(names.reserve("a").await, Reserved::Taken(id) if id == "1"));
+        drop(guard);
+        assert!(matches!(names.reserve("a").await, Reserved::New(_)));
+    }
+}

@@ -1,0 +1,138 @@
+//! Pods and containers in memory: a record, and handles of what runs.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+};
+
+use holdfast_model::{ContainerId, PodId};
+use holdfast_pod::{holder::Holder, protocol::Phase};
+use tokio::sync::watch;
+
+use super::{
+    blocking::blocking,
+    names::Reservation,
+    record::{self, ContainerRecord, PodPhase, PodRecord, Record, RecordError},
+    shim::Shim,
+    stats::Samples,
+};
+
+/// A record that readers see without I/O and writers put on disk first.
+#[derive(Debug)]
+pub struct Kept<R> {
+    dir: PathBuf,
+    now: RwLock<Arc<R>>,
+    writing: tokio::sync::Mutex<()>,
+}
+
+impl<R: Record + Clone + Send + Sync + 'static> Kept<R> {
+    /// For a record that is on disk already.
+    pub fn new(dir: PathBuf, record: R) -> Self {
+        Self { dir, now: RwLock::new(Arc::new(record)), writing: tokio::sync::Mutex::new(()) }
+    }
+
+    /// The record as it is now.
+    pub fn get(&self) -> Arc<R> {
+        self.now.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes the record: on disk, then in memory.
+    pub async fn update(&self, change: impl FnOnce(&mut R)) -> Result<Arc<R>, RecordError> {
+        let _turn = self.writing.lock().await;
+        let mut new = R::clone(&self.get());
+        change(&mut new);
+        let new = Arc::new(new);
+        let (dir, copy) = (self.dir.clone(), new.clone());
+        blocking(move || record::write(&dir, &*copy)).await?;
+        *self.now.write().unwrap_or_else(PoisonError::into_inner) = new.clone();
+        Ok(new)
+    }
+}
+
+/// A pod sandbox.
+#[derive(Debug)]
+pub struct Pod {
+    /// Id.
+    pub id: PodId,
+    /// Directory of its record and files.
+    pub dir: PathBuf,
+    /// Its record.
+    pub record: Kept<PodRecord>,
+    /// Held for reading while a container is made in it, for writing while it is stopped or removed.
+    pub life: tokio::sync::RwLock<()>,
+    /// The process that holds the namespaces; `None` once it is gone.
+    pub holder: Mutex<Option<Arc<Holder>>>,
+    /// Its name.
+    pub name: Reservation,
+}
+
+impl Pod {
+    /// The holder while it lives.
+    pub fn holder(&self) -> Option<Arc<Holder>> {
+        self.holder.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether containers can be made in it.
+    pub fn is_ready(&self) -> bool {
+        self.record.get().phase == PodPhase::Ready && self.holder().is_some()
+    }
+
+    /// Takes the holder away; the pod is NOTREADY from then on.
+    pub fn take_holder(&self) -> Option<Arc<Holder>> {
+        self.holder.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// A container.
+#[derive(Debug)]
+pub struct Container {
+    /// Id.
+    pub id: ContainerId,
+    /// Its pod.
+    pub pod_id: PodId,
+    /// Directory of its record, upper layer and exit record.
+    pub dir: PathBuf,
+    /// Its record.
+    pub record: Kept<ContainerRecord>,
+    /// Held while it is started, stopped or removed.
+    pub life: tokio::sync::Mutex<()>,
+    /// The shim; `None` once the container has exited.
+    pub shim: Mutex<Option<Arc<Shim>>>,
+    /// Becomes true when it has exited and its record says so.
+    pub exited: watch::Sender<bool>,
+    /// What the last statistics were computed from.
+    pub samples: Samples,
+    /// Its name.
+    pub name: Reservation,
+}
+
+impl Container {
+    /// The shim while it lives.
+    pub fn shim(&self) -> Option<Arc<Shim>> {
+        self.shim.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Where it stands.
+    pub fn phase(&self) -> Phase {
+        self.record.get().phase
+    }
+
+    /// Waits until it has exited.
+    pub async fn wait_exited(&self) {
+        let mut exited = self.exited.subscribe();
+        // The sender lives in self, so this cannot fail.
+        let _ = exited.wait_for(|exited| *exited).await;
+    }
+}
+
+/// `name_namespace_uid_attempt`: what a kubelet tells pod sandboxes apart by.
+pub fn pod_name(record: &PodRecord) -> String {
+    let metadata = &record.config.metadata;
+    format!("{}_{}_{}_{}", metadata.name, metadata.namespace, metadata.uid, metadata.attempt)
+}
+
+/// `name_podid_attempt`.
+pub fn container_name(record: &ContainerRecord) -> String {
+    let metadata = &record.config.metadata;
+    format!("{}_{}_{}", metadata.name, record.pod_id, metadata.attempt)
+}

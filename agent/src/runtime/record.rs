@@ -1,0 +1,182 @@
+//! Records of pods and containers on disk.
+//!
+//! A record is written before the thing that it describes is made, by create and rename: `kill -9` leaves the old
+//! one or the new one. No fsync: after a power cut the boot id differs, and what a record names is gone anyway. A
+//! file that does not read as a record (cut short, of a newer version) is set aside under another name and never
+//! fatal.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use holdfast_cgroup::{Location, Made};
+use holdfast_model::{ContainerConfig, ContainerId, PodId, PodSandboxConfig, Resources};
+use holdfast_pod::protocol::{Created, ExitRecord, Phase};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// Version that this program writes. A larger one is set aside.
+pub const VERSION: u32 = 1;
+/// File name of a record in its object's directory.
+pub const FILE: &str = "record.json";
+
+/// A record could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} record {path:?}")]
+pub struct RecordError {
+    operation: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Where a pod sandbox stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PodPhase {
+    /// RunPodSandbox has not answered yet; a restart undoes it.
+    Creating,
+    /// SANDBOX_READY.
+    Ready,
+    /// SANDBOX_NOTREADY.
+    NotReady,
+    /// RemovePodSandbox has begun; a restart finishes it.
+    Removing,
+}
+
+/// A process by a name that is never reused: pid and start time within one boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessName {
+    /// pid in the agent's namespace.
+    pub pid: i32,
+    /// Clock ticks since boot (proc(5) stat, field 22).
+    pub start_time: u64,
+}
+
+/// A pod sandbox.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PodRecord {
+    /// See [`VERSION`].
+    pub version: u32,
+    /// The boot in which it was made.
+    pub boot_id: String,
+    /// Id.
+    pub id: PodId,
+    /// What RunPodSandbox asked for.
+    pub config: PodSandboxConfig,
+    /// RuntimeClass handler; empty: our own.
+    pub runtime_handler: String,
+    /// Nanoseconds since the epoch.
+    pub created_at_ns: i64,
+    /// Where it stands.
+    pub phase: PodPhase,
+    /// The holder.
+    pub holder: Option<ProcessName>,
+    /// The pod's cgroup.
+    pub cgroup: Location,
+    /// The directories and units that are made for it.
+    pub cgroup_made: Made,
+}
+
+/// A container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    /// See [`VERSION`].
+    pub version: u32,
+    /// The boot in which it was made.
+    pub boot_id: String,
+    /// Id.
+    pub id: ContainerId,
+    /// Its pod.
+    pub pod_id: PodId,
+    /// What CreateContainer asked for.
+    pub config: ContainerConfig,
+    /// The image's id.
+    pub image_id: String,
+    /// Nanoseconds since the epoch.
+    pub created_at_ns: i64,
+    /// Where it stands.
+    pub phase: Phase,
+    /// RemoveContainer has begun; a restart finishes it.
+    pub removing: bool,
+    /// The shim.
+    pub shim: Option<ProcessName>,
+    /// Its init.
+    pub init: Created,
+    /// Its cgroup.
+    pub cgroup: Location,
+    /// Signal number that StopContainer sends.
+    pub stop_signal: i32,
+    /// Absolute path of the log file, or empty.
+    pub log_path: PathBuf,
+    /// Resources in force.
+    pub resources: Resources,
+    /// Nanoseconds since the epoch; 0: not yet.
+    pub started_at_ns: i64,
+    /// How it ended.
+    pub exit: Option<ExitRecord>,
+}
+
+/// What records have in common.
+pub trait Record: Serialize + DeserializeOwned {
+    /// The version it was written with.
+    fn version(&self) -> u32;
+}
+
+impl Record for PodRecord {
+    fn version(&self) -> u32 {
+        self.version
+    }
+}
+
+impl Record for ContainerRecord {
+    fn version(&self) -> u32 {
+        self.version
+    }
+}
+
+/// Writes `record` into the existing directory `dir`. Blocking.
+pub fn write<R: Record>(dir: &Path, record: &R) -> Result<(), RecordError> {
+    let path = dir.join(FILE);
+    let new = dir.join("record.json.new");
+    let bytes = serde_json::to_vec(record).map_err(io::Error::from);
+    bytes
+        .and_then(|bytes| fs::write(&new, bytes))
+        .and_then(|()| fs::rename(&new, &path))
+        .map_err(|source| RecordError { operation: "write", path, source })
+}
+
+/// What a directory of records holds.
+#[derive(Debug)]
+pub struct Loaded<R> {
+    /// The records that could be read.
+    pub records: Vec<R>,
+    /// Directories whose record was not there or was set aside, with the reason.
+    pub nameless: Vec<(PathBuf, String)>,
+}
+
+/// Reads every `parent/*/record.json`. Blocking.
+pub fn load<R: Record>(parent: &Path) -> Result<Loaded<R>, RecordError> {
+    let mut loaded = Loaded { records: Vec::new(), nameless: Vec::new() };
+    let entries = fs::read_dir(parent).map_err(|source| RecordError {
+        operation: "list",
+        path: parent.to_owned(),
+        source,
+    })?;
+    for entry in entries.flatten() {
+        let dir = entry.path();
+        match read::<R>(&dir.join(FILE)) {
+            Ok(record) => loaded.records.push(record),
+            Err(reason) => loaded.nameless.push((dir, reason)),
+        }
+    }
+    Ok(loaded)
+}
+
+fn read<R: Record>(path: &Path) -> Result<R, String> {
+    let bytes = fs::read(path).map_err(|error| error.to_string())?;
+    let record: R = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+    if record.version() > VERSION {
+        return Err(format!("version {} is newer than {VERSION}", record.version()));
+    }
+    Ok(record)
+}

@@ -1,0 +1,233 @@
+//! RunPodSandbox: record, cgroup, holder, network, files.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use holdfast_model::{NamespaceMode, PodId, PodSandboxConfig};
+use holdfast_network::AddRequest;
+use holdfast_pod::{
+    holder::{Holder, HolderConfig, Namespaces},
+    launch::IdMap,
+};
+
+use super::{
+    Error, Runtime,
+    blocking::{blocking, make_dir, now_ns, remove_tree},
+    names::{Reservation, Reserved},
+    object::{self, Kept, Pod},
+    pod_files,
+    record::{self, PodPhase, PodRecord, ProcessName},
+};
+
+/// Size of a pod's /dev/shm, as containerd and CRI-O give it.
+const SHM_BYTES: u64 = 64 << 20;
+/// Longest wait for a holder to be ready.
+const HOLDER_LIMIT: Duration = Duration::from_secs(30);
+
+impl Runtime {
+    /// Makes a pod sandbox and answers when it is READY. Asked again with the same configuration, it answers with
+    /// the sandbox that is there.
+    pub async fn run_pod_sandbox(&self, config: PodSandboxConfig, handler: &str) -> Result<PodId, Error> {
+        if !handler.is_empty() {
+            return Err(Error::NoSuchHandler { handler: handler.to_owned() });
+        }
+        holdfast_spec::validate_pod(&config)
+            .map_err(|source| Error::Spec { operation: "run pod sandbox", source })?;
+        let runtime = self.clone();
+        self.detached(async move { runtime.run_pod_sandbox_once(config).await }).await
+    }
+
+    async fn run_pod_sandbox_once(&self, config: PodSandboxConfig) -> Result<PodId, Error> {
+        let id = PodId::random().map_err(|source| Error::Io {
+            operation: "read",
+            path: "/dev/urandom".into(),
+            source,
+        })?;
+        let cgroup = self
+            .cgroups
+            .pod(&config.cgroup_parent, &id)
+            .map_err(|source| Error::Cgroup { operation: "name pod", source })?;
+        let record = PodRecord {
+            version: record::VERSION,
+            boot_id: self.boot_id.clone(),
+            id: id.clone(),
+            runtime_handler: String::new(),
+            created_at_ns: now_ns(),
+            phase: PodPhase::Creating,
+            holder: None,
+            cgroup_made: self.cgroups.plan_pod(&cgroup),
+            cgroup,
+            config,
+        };
+        let wanted = object::pod_name(&record);
+        let name = match self.pod_names.reserve(&wanted).await {
+            Reserved::New(name) => name,
+            Reserved::Taken(by) => return self.same_pod(&by, &record, wanted),
+        };
+        let pod = self.make_pod(record, name).await?;
+        self.pods.write().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), pod.clone());
+        pod.name.settle(id.as_str());
+        self.watch_holder(&pod);
+        Ok(id)
+    }
+
+    /// A kubelet that lost its answer asks again: it gets what the first request made.
+    fn same_pod(&self, by: &str, record: &PodRecord, name: String) -> Result<PodId, Error> {
+        match self.pod(by) {
+            Ok(pod) if pod.is_ready() && pod.record.get().config == record.config => Ok(pod.id.clone()),
+            _ => Err(Error::NameTaken { what: "pod sandbox", name, by: by.to_owned() }),
+        }
+    }
+
+    async fn make_pod(&self, record: PodRecord, name: Reservation) -> Result<Arc<Pod>, Error> {
+        let dir = self.pod_dir(&record.id);
+        let pod = Arc::new(Pod {
+            id: record.id.clone(),
+            record: Kept::new(dir.clone(), record),
+            dir,
+            life: tokio::sync::RwLock::default(),
+            holder: std::sync::Mutex::default(),
+            name,
+        });
+        match self.fill_pod(&pod).await {
+            Ok(()) => Ok(pod),
+            Err(error) => {
+                if let Err(leftover) = self.unmake_pod(&pod).await {
+                    // The record stays and names what is left: the next start of the agent tries again.
+                    tracing::warn!(pod_sandbox_id = %pod.id, error = %leftover.chain(), "undo of a failed RunPodSandbox");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn fill_pod(&self, pod: &Arc<Pod>) -> Result<(), Error> {
+        let record = pod.record.get();
+        let host_network = record.config.security.namespaces.network == NamespaceMode::Node;
+        let hostname = self.pod_hostname(&record.config);
+        let first = (pod.dir.clone(), record.clone());
+        blocking(move || -> Result<(), Error> {
+            make_dir(&first.0, 0o755)?;
+            Ok(record::write(&first.0, &*first.1)?)
+        })
+        .await?;
+        self.cgroups
+            .create_pod(&record.cgroup, None)
+            .await
+            .map_err(|source| Error::Cgroup { operation: "make pod", source })?;
+        let holder = self.spawn_holder(pod, &record, &hostname).await?;
+        *pod.holder.lock().unwrap_or_else(PoisonError::into_inner) = Some(holder.clone());
+
+        let mut ips: Vec<IpAddr> = Vec::new();
+        if !host_network {
+            ips = self.join_network(&record, &holder).await?;
+        }
+        let (dir, config) = (pod.dir.clone(), record.config.clone());
+        blocking(move || pod_files::write(&dir, &config, &hostname, host_network, &ips)).await?;
+        pod.record.update(|record| record.phase = PodPhase::Ready).await?;
+        Ok(())
+    }
+
+    /// The holder is recorded before it is told to outlive us.
+    async fn spawn_holder(
+        &self,
+        pod: &Pod,
+        record: &PodRecord,
+        hostname: &str,
+    ) -> Result<Arc<Holder>, Error> {
+        let failed = |operation| {
+            let pod = pod.id.to_string();
+            move |source| Error::Holder { operation, pod, source }
+        };
+        let config = self.holder_config(record, hostname);
+        let pending =
+            blocking(move || holdfast_pod::holder::spawn(&config)).await.map_err(failed("start"))?;
+        let name = ProcessName { pid: pending.pid(), start_time: pending.start_time() };
+        pod.record.update(|record| record.holder = Some(name)).await?;
+        blocking(move || pending.commit()).await.map(Arc::new).map_err(failed("commit"))
+    }
+
+    fn holder_config(&self, record: &PodRecord, hostname: &str) -> HolderConfig {
+        let options = &record.config.security.namespaces;
+        let host_network = options.network == NamespaceMode::Node;
+        let user = options.pod_user_namespace();
+        let map = |maps: &[holdfast_model::IdMapping]| {
+            maps.iter()
+                .map(|map| IdMap { inside: map.container_id, outside: map.host_id, count: map.length })
+                .collect()
+        };
+        HolderConfig {
+            program: self.pod_program.clone(),
+            pod_id: record.id.to_string(),
+            hostname: (!host_network).then(|| hostname.to_owned()),
+            namespaces: Namespaces {
+                net: !host_network,
+                ipc: options.ipc != NamespaceMode::Node,
+                // A pod on the host's network keeps the host's name as well.
+                uts: !host_network,
+                pid: options.pid == NamespaceMode::Pod,
+            },
+            uid_map: user.map(|user| map(&user.uids)).unwrap_or_default(),
+            gid_map: user.map(|user| map(&user.gids)).unwrap_or_default(),
+            sysctls: record.config.sysctls.clone(),
+            shm_size: SHM_BYTES,
+            timeout: HOLDER_LIMIT,
+        }
+    }
+
+    async fn join_network(&self, record: &PodRecord, holder: &Arc<Holder>) -> Result<Vec<IpAddr>, Error> {
+        let netns = self.netns(record, holder).await?;
+        let network = self
+            .network
+            .add(AddRequest {
+                pod: record.id.clone(),
+                name: record.config.metadata.name.clone(),
+                namespace: record.config.metadata.namespace.clone(),
+                uid: record.config.metadata.uid.clone(),
+                netns,
+                hostname: record.config.hostname.clone(),
+                dns: record.config.dns.clone(),
+                port_mappings: record.config.port_mappings.clone(),
+                annotations: record.config.annotations.clone(),
+            })
+            .await
+            .map_err(|source| Error::Network {
+                operation: "set up the network",
+                pod: record.id.to_string(),
+                source,
+            })?;
+        Ok(network.ips)
+    }
+
+    pub(super) async fn netns(
+        &self,
+        record: &PodRecord,
+        holder: &Arc<Holder>,
+    ) -> Result<std::os::fd::OwnedFd, Error> {
+        let holder = holder.clone();
+        blocking(move || holder.namespace("net")).await.map_err(|source| Error::Holder {
+            operation: "open the network namespace of the",
+            pod: record.id.to_string(),
+            source,
+        })
+    }
+
+    fn pod_hostname(&self, config: &PodSandboxConfig) -> String {
+        if !config.hostname.is_empty() && config.security.namespaces.network != NamespaceMode::Node {
+            return config.hostname.clone();
+        }
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        if config.security.namespaces.network == NamespaceMode::Node { host } else { config.metadata.name.clone() }
+    }
+
+    /// Takes back whatever there is of a pod: network, holder, cgroup, directory. Goes on after a failure; the
+    /// directory with the record goes last, and only if all else went.
+    pub(super) async fn unmake_pod(&self, pod: &Pod) -> Result<(), Error> {
+        self.stop_pod_parts(pod).await?;
+        let dir = pod.dir.clone();
+        blocking(move || remove_tree(&dir)).await
+    }
+}

@@ -1,0 +1,95 @@
+//! StopPodSandbox: containers, network, holder, cgroup. Idempotent.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    Error, Runtime,
+    blocking::blocking,
+    object::Pod,
+    record::{PodPhase, PodRecord},
+};
+
+/// Longest wait for a killed holder to be gone.
+const HOLDER_LIMIT: Duration = Duration::from_secs(10);
+
+impl Runtime {
+    /// Kills what runs in the pod and gives its network back. An unknown id is success, as the kubelet expects.
+    pub async fn stop_pod_sandbox(&self, id: &str) -> Result<(), Error> {
+        let pod = match self.pod(id) {
+            Ok(pod) => pod,
+            Err(Error::NotFound { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let runtime = self.clone();
+        self.detached(async move {
+            let _life = pod.life.write().await;
+            runtime.stop_pod(&pod).await
+        })
+        .await
+    }
+
+    /// With `life` held for writing.
+    pub(super) async fn stop_pod(&self, pod: &Arc<Pod>) -> Result<(), Error> {
+        let mut stopping = tokio::task::JoinSet::new();
+        for container in self.containers_of(&pod.id) {
+            let runtime = self.clone();
+            stopping.spawn(async move { runtime.kill_container(&container).await });
+        }
+        let mut errors = Vec::new();
+        while let Some(joined) = stopping.join_next().await {
+            if let Ok(Err(error)) = joined {
+                errors.push(error);
+            }
+        }
+        if let Err(error) = self.stop_pod_parts(pod).await {
+            errors.push(error);
+        }
+        let phase = pod.record.get().phase;
+        if phase == PodPhase::Ready
+            && let Err(error) = pod.record.update(|record| record.phase = PodPhase::NotReady).await
+        {
+            errors.push(error.into());
+        }
+        teardown(format!("pod sandbox {}", pod.id), errors)
+    }
+
+    /// Network, holder and cgroup of a pod, whichever of them there are.
+    pub(super) async fn stop_pod_parts(&self, pod: &Pod) -> Result<(), Error> {
+        let record = pod.record.get();
+        let mut errors = Vec::new();
+        let holder = pod.take_holder();
+        let netns = match &holder {
+            Some(holder) => self.netns(&record, holder).await.ok(),
+            None => None,
+        };
+        if let Err(source) = self.network.del(&pod.id, netns).await {
+            errors.push(Error::Network { operation: "take down the network", pod: pod.id.to_string(), source });
+        }
+        if let Some(holder) = holder {
+            let killed = blocking(move || holder.kill_and_wait(HOLDER_LIMIT)).await;
+            if let Err(source) = killed {
+                errors.push(Error::Holder { operation: "end", pod: pod.id.to_string(), source });
+            }
+        }
+        if let Err(error) = self.remove_pod_cgroup(&record).await {
+            errors.push(error);
+        }
+        teardown(format!("pod sandbox {}", pod.id), errors)
+    }
+
+    async fn remove_pod_cgroup(&self, record: &PodRecord) -> Result<(), Error> {
+        self.cgroups
+            .remove_made(&record.cgroup_made)
+            .await
+            .map_err(|source| Error::Cgroup { operation: "remove pod", source })
+    }
+}
+
+/// No error, the one error, or all of them.
+pub(super) fn teardown(object: String, mut errors: Vec<Error>) -> Result<(), Error> {
+    match errors.len() {
+        0 => Ok(()),
+        1 => Err(errors.remove(0)),
+        _ => Err(Error::Teardown { object, errors }),
+    }
+}

@@ -1,0 +1,109 @@
+//! What readers see: snapshots without I/O.
+
+use std::{net::IpAddr, sync::Arc};
+
+use holdfast_pod::protocol::{ExitRecord, Phase};
+
+use super::{
+    Error, Runtime,
+    object::{Container, Pod},
+    record::{ContainerRecord, PodRecord},
+};
+
+/// A pod sandbox as it is now.
+#[derive(Debug, Clone)]
+pub struct PodView {
+    /// Its record.
+    pub record: Arc<PodRecord>,
+    /// READY: made, not stopped, and its holder lives.
+    pub ready: bool,
+    /// Primary address first; empty on the host's network.
+    pub ips: Vec<IpAddr>,
+    /// The holder's pid.
+    pub pid: Option<i32>,
+    /// What CNI answered, if CNI made the network.
+    pub cni_result: Option<serde_json::Value>,
+}
+
+/// A container as it is now.
+#[derive(Debug, Clone)]
+pub struct ContainerView {
+    /// Its record.
+    pub record: Arc<ContainerRecord>,
+    /// Whether the agent has a connection to its shim, or knows its end.
+    pub known: bool,
+}
+
+/// How a container ended.
+pub type ExitInfo = ExitRecord;
+
+impl ContainerView {
+    /// CRI's reason: `Completed`, `Error`, `OOMKilled`, or one of our own.
+    pub fn reason(&self) -> String {
+        match &self.record.exit {
+            None => String::new(),
+            Some(exit) if !exit.reason.is_empty() => exit.reason.clone(),
+            Some(exit) if exit.oom_killed && exit.exit_code != 0 => "OOMKilled".to_owned(),
+            Some(exit) if exit.exit_code == 0 => "Completed".to_owned(),
+            Some(_) => "Error".to_owned(),
+        }
+    }
+}
+
+impl Runtime {
+    /// One pod sandbox.
+    pub fn pod_status(&self, id: &str) -> Result<PodView, Error> {
+        self.pod(id).map(|pod| self.pod_view(&pod))
+    }
+
+    /// All pod sandboxes, newest first.
+    pub fn list_pods(&self) -> Vec<PodView> {
+        let mut pods: Vec<_> = self.all_pods().iter().map(|pod| self.pod_view(pod)).collect();
+        pods.sort_by_key(|pod| std::cmp::Reverse(pod.record.created_at_ns));
+        pods
+    }
+
+    /// One container.
+    pub fn container_status(&self, id: &str) -> Result<ContainerView, Error> {
+        self.container(id).map(|container| container_view(&container))
+    }
+
+    /// All containers, newest first.
+    pub fn list_containers(&self) -> Vec<ContainerView> {
+        let mut containers: Vec<_> =
+            self.all_containers().iter().map(|container| container_view(container)).collect();
+        containers.sort_by_key(|container| std::cmp::Reverse(container.record.created_at_ns));
+        containers
+    }
+
+    /// Waits for a container's exit.
+    pub async fn wait_container(&self, id: &str) -> Result<ExitInfo, Error> {
+        let container = self.container(id)?;
+        container.wait_exited().await;
+        Ok(container.record.get().exit.clone().unwrap_or_default())
+    }
+
+    /// The OCI runtime spec of a container, for verbose status. Blocking work is done elsewhere.
+    pub async fn runtime_spec(&self, id: &str) -> Result<serde_json::Value, Error> {
+        let container = self.container(id)?;
+        let kept = super::blocking::blocking(move || container.kept_launch()).await?;
+        Ok(serde_json::to_value(kept.launch.spec).unwrap_or_default())
+    }
+
+    fn pod_view(&self, pod: &Pod) -> PodView {
+        let network = self.network.get(&pod.id);
+        PodView {
+            record: pod.record.get(),
+            ready: pod.is_ready(),
+            pid: pod.holder().map(|holder| holder.pid()),
+            cni_result: network.as_ref().and_then(|network| network.cni_result.clone()),
+            ips: network.map(|network| network.ips).unwrap_or_default(),
+        }
+    }
+}
+
+fn container_view(container: &Container) -> ContainerView {
+    let record = container.record.get();
+    let known = record.phase == Phase::Exited || container.shim().is_some();
+    ContainerView { record, known }
+}

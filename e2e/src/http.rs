@@ -26,6 +26,10 @@ impl Answer {
     }
 }
 
+/// A registry gives an OCI manifest only to whom says that it reads one.
+const ACCEPT: &str =
+    "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, */*";
+
 /// Sends one request on a connection of its own. `path` may be an absolute URL, as in a Location header.
 pub fn request(address: &str, method: &str, path: &str, kind: &str, body: &[u8]) -> Result<Answer> {
     let path = match path.strip_prefix("http://") {
@@ -37,7 +41,7 @@ pub fn request(address: &str, method: &str, path: &str, kind: &str, body: &[u8])
     stream.set_read_timeout(Some(Duration::from_mins(1))).with_context(what)?;
     let length = body.len();
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: {kind}\r\n\
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAccept: {ACCEPT}\r\nContent-Type: {kind}\r\n\
          Content-Length: {length}\r\n\r\n"
     );
     stream.write_all(head.as_bytes()).with_context(what)?;

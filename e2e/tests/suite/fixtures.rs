@@ -59,6 +59,7 @@ fn the_oracle_sees_what_is_planted() -> Result<()> {
     let group =
         ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].iter().map(std::path::Path::new).find(|dir| dir.exists());
     let group = group.context("no cgroups")?.join(&cgroup);
+    let _cleaning = Cleaning(scope.clone());
     let planted = plant(&state, &group)?;
     let found = oracle.new_facts()?;
     for wanted in [
@@ -77,18 +78,28 @@ fn the_oracle_sees_what_is_planted() -> Result<()> {
         ensure!(found.iter().any(|fact| fact.starts_with(&wanted)), "{wanted} is not in {found:#?}");
     }
     drop(planted);
+    process::end_descendants()?;
     process::stdout("nft", ["delete", "table", "inet", "hf-plant"])?;
-    process::stdout("ip", ["link", "del", "hf-plant0"])?;
     fs::remove_file(state.join("record.json"))?;
     scope.sweep();
     fs::remove_dir(state.join("mnt"))?;
     oracle.nothing_left()
 }
 
+/// Takes away what was planted, whatever the test came to.
+struct Cleaning(oracle::Scope);
+
+impl Drop for Cleaning {
+    fn drop(&mut self) {
+        let _ = process::end_descendants();
+        self.0.sweep();
+    }
+}
+
 /// Keeps a process in a namespace of its own, and an open file.
 fn plant(state: &std::path::Path, group: &std::path::Path) -> Result<(Process, fs::File)> {
     let process =
-        Process::spawn(Command::new("unshare").args(["--net", "--mount", "sh", "-c", "sleep 1000 & wait"]))?;
+        Process::spawn(Command::new("unshare").args(["--net", "--mount", "--fork", "sleep", "1000"]))?;
     let sleeping = || Ok(process::descendants().into_iter().find(|process| process.name == "sleep"));
     let child = holdfast_e2e::wait::until("a planted process", holdfast_e2e::wait::LIMIT, sleeping)?;
     process::stdout(

@@ -77,7 +77,10 @@ impl Executable {
     /// With the arguments that make its output countable.
     pub fn command(&self, filter: Option<&str>) -> Command {
         let mut run = command(&self.path, ["--show-output"]);
-        run.args(filter).current_dir(&self.dir).env("CARGO_MANIFEST_DIR", &self.dir);
+        run.args(filter)
+            .current_dir(&self.dir)
+            .env("CARGO_MANIFEST_DIR", &self.dir)
+            .env("RUST_BACKTRACE", "0");
         if self.end_to_end {
             run.arg("--test-threads=1");
         }

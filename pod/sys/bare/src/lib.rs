@@ -5,8 +5,6 @@
 //! static without start files, and names its main function with [`entry!`]. Callers need no unsafe: what a wrapper
 //! takes are slices, C strings and descriptors.
 #![no_std]
-// Without this the compiler may turn the loop of memcpy into a call of memcpy.
-#![no_builtins]
 #![expect(unsafe_code, reason = "system calls, the entry point and the memory functions that the compiler calls")]
 
 #[cfg(not(target_os = "linux"))]
@@ -16,7 +14,6 @@ compile_error!("holdfast-bare speaks to Linux only");
 #[cfg_attr(target_arch = "aarch64", path = "arch/aarch64.rs")]
 mod arch;
 mod call;
-mod mem;
 pub mod mount;
 pub mod net;
 pub mod process;

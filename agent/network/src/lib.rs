@@ -8,6 +8,7 @@
 //! Nothing here changes the namespace of a tokio worker: work inside a pod is done by a thread that enters and ends.
 
 mod api;
+mod cni;
 mod config;
 mod embedded;
 mod error;

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use crate::{
     AddRequest, Error, InterfaceStats, NetworkConfig, NetworkStatus, PodNetwork,
+    cni::{Cni, PLUGIN_LIMIT, conf::ConfList, result::addresses},
     embedded::{Embedded, pod::IFNAME, pod::link_name, reaper},
     error::chain,
     netlink::{Socket, link},
@@ -35,6 +36,7 @@ pub(crate) struct Inner {
     store: Store,
     state: Mutex<State>,
     embedded: Embedded,
+    cni: Cni,
     preflight: Mutex<Preflight>,
     reaper: Arc<Notify>,
     locks: Mutex<HashMap<PodId, Weak<tokio::sync::Mutex<()>>>>,
@@ -53,7 +55,12 @@ impl Network {
     /// # Errors
     /// A state directory that cannot be used, or an embedded network that is configured wrongly.
     pub async fn start(config: NetworkConfig) -> Result<Self, Error> {
-        let NetworkConfig { embedded, state_dir, boot_id, .. } = config;
+        Self::start_with_limit(config, PLUGIN_LIMIT).await
+    }
+
+    /// As [`Self::start`], with another limit for each CNI plugin.
+    pub(crate) async fn start_with_limit(config: NetworkConfig, limit: Duration) -> Result<Self, Error> {
+        let NetworkConfig { cni, embedded, state_dir, netns_dir, boot_id } = config;
         let boot = boot_id.clone();
         let (store, records) = thread::blocking("network", move || {
             let store = Store::open(&state_dir)?;
@@ -70,6 +77,7 @@ impl Network {
             .filter(|record| !is_over(record, &boot_id))
             .for_each(|record| state.insert(record));
         let inner = Arc::new(Inner {
+            cni: Cni::new(cni, netns_dir, limit),
             embedded: Embedded::new(&embedded, store.clone(), boot_id.clone())?,
             boot_id,
             store,
@@ -83,8 +91,12 @@ impl Network {
         Ok(Self { inner })
     }
 
-    /// Whether pods can have a network now. Cheap; what takes longer is looked at in the background.
+    /// Whether pods can have a network now: from CNI where it is configured (a few calls of stat), else from the
+    /// embedded network, whose verdict is renewed in the background.
     pub fn status(&self) -> NetworkStatus {
+        if let Some(status) = self.inner.cni.status() {
+            return status;
+        }
         self.inner.clone().look_ahead_later();
         match &self.inner.preflight().problem {
             Some(problem) => NetworkStatus::not_ready("EmbeddedNetworkNotReady", problem.clone()),
@@ -130,10 +142,13 @@ impl Network {
     /// What a pod has; `None` before ADD has succeeded and from DEL on.
     pub fn get(&self, pod: &PodId) -> Option<PodNetwork> {
         let state = self.inner.state();
-        state.get(pod).filter(|record| record.phase == Phase::Up).map(describe)
+        let up =
+            state.get(pod).filter(|record| record.phase == Phase::Up && record.boot_id == self.inner.boot_id);
+        up.map(describe)
     }
 
-    /// Takes back what is left of pods that the agent does not know. Called once, after a start.
+    /// Takes back what is left of pods that the agent does not know, and of all pods of another boot. Called once,
+    /// after a start. Goes on after a failure; what failed keeps its record for the next time.
     pub async fn recover(&self, known: &HashSet<PodId>) -> Result<(), Error> {
         self.inner.recover(known).await
     }
@@ -180,7 +195,7 @@ fn describe(record: &Record) -> PodNetwork {
             PodNetwork { ips: addresses.clone(), ifname: IFNAME.to_owned(), ..PodNetwork::default() }
         }
         PodKind::Cni(cni) => PodNetwork {
-            ips: Vec::new(),
+            ips: cni.result.as_ref().map(|result| addresses(result, IFNAME)).unwrap_or_default(),
             cni_result: cni.result.clone(),
             ifname: IFNAME.to_owned(),
             netns_path: Some(cni.netns.clone()),
@@ -259,7 +274,66 @@ impl Inner {
 
     async fn add(&self, request: AddRequest) -> Result<PodNetwork, Error> {
         let ports = host_ports(&request.port_mappings)?;
-        self.add_embedded(request, ports).await
+        match self.cni.list()? {
+            Some(list) => self.add_cni(request, ports, &list).await,
+            None => self.add_embedded(request, ports).await,
+        }
+    }
+
+    async fn add_cni(
+        &self,
+        request: AddRequest,
+        ports: Vec<HostPort>,
+        list: &ConfList,
+    ) -> Result<PodNetwork, Error> {
+        let mut cni = self.cni.plan(list, &request, &ports)?;
+        let mut record = Record {
+            version: VERSION,
+            boot_id: self.boot_id.clone(),
+            pod: request.pod.clone(),
+            name: request.name,
+            namespace: request.namespace,
+            phase: Phase::Adding,
+            // Without a plugin for them they are nobody's.
+            ports: if list.has_capability("portMappings") { ports } else { Vec::new() },
+            network: PodKind::Cni(Box::new(cni.clone())),
+        };
+        {
+            let mut state = self.state();
+            state.check(&record.pod, &record.ports)?;
+            state.insert(record.clone());
+        }
+        let mut made = self.save(record.clone()).await;
+        if made.is_ok() {
+            match self.cni.add(&record, &cni, request.netns).await {
+                Ok(result) => {
+                    cni.result = Some(result);
+                    record.network = PodKind::Cni(Box::new(cni));
+                    record.phase = Phase::Up;
+                    made = self.save(record.clone()).await;
+                }
+                Err(error) => made = Err(error),
+            }
+        }
+        self.state().insert(record.clone());
+        match made {
+            Ok(()) => Ok(describe(&record)),
+            Err(error) => Err(self.undo_cni(&request.pod, error).await),
+        }
+    }
+
+    /// DEL after an ADD that failed. If that fails as well the record stays, for the next DEL or recovery.
+    async fn undo_cni(&self, pod: &PodId, error: Error) -> Error {
+        match self.del(pod, false).await {
+            Ok(()) => error,
+            Err(Error::Several(more)) => Error::Several(std::iter::once(error).chain(more).collect()),
+            Err(other) => Error::Several(vec![error, other]),
+        }
+    }
+
+    async fn save(&self, record: Record) -> Result<(), Error> {
+        let store = self.store.clone();
+        thread::blocking("network", move || store.save(&record)).await
     }
 
     async fn add_embedded(&self, request: AddRequest, ports: Vec<HostPort>) -> Result<PodNetwork, Error> {
@@ -335,14 +409,18 @@ impl Inner {
         let Some(record) = self.state().update(pod, |record| record.phase = Phase::Deleting) else {
             return Ok(());
         };
-        let store = self.store.clone();
-        let saved = record.clone();
         let mut errors = Vec::new();
-        errors.extend(thread::blocking("network", move || store.save(&saved)).await.err());
-        match self.embedded.disconnect(record, remove).await {
-            Ok(present) => {
+        errors.extend(self.save(record.clone()).await.err());
+        let done = match &record.network {
+            PodKind::Cni(cni) => {
+                self.cni.del(&record, cni, record.boot_id != self.boot_id).await.map(|()| false)
+            }
+            PodKind::Embedded { .. } => self.embedded.disconnect(record.clone(), remove).await,
+        };
+        match done {
+            Ok(lingers) => {
                 self.state().update(pod, |record| record.ports.clear());
-                if present {
+                if lingers {
                     self.reaper.notify_one();
                 } else {
                     errors.extend(self.release(pod).await.err());
@@ -356,19 +434,18 @@ impl Inner {
     async fn check(&self, pod: &PodId, netns: OwnedFd) -> Result<(), Error> {
         let record = self.state().get(pod).filter(|record| record.phase == Phase::Up).cloned();
         let record = record.ok_or_else(|| Error::NotFound { pod: pod.short().to_owned() })?;
+        if let PodKind::Cni(cni) = &record.network {
+            return self.cni.check(&record, cni).await;
+        }
         let host = self.host().await?;
         self.embedded.check(host, record, netns).await
     }
 
     async fn recover(self: &Arc<Self>, known: &HashSet<PodId>) -> Result<(), Error> {
         let mut errors = Vec::new();
-        let unknown: Vec<PodId> = self
-            .state()
-            .records()
-            .map(|record| &record.pod)
-            .filter(|pod| !known.contains(*pod))
-            .cloned()
-            .collect();
+        let over = |record: &&Record| record.boot_id != self.boot_id || !known.contains(&record.pod);
+        let unknown: Vec<PodId> =
+            self.state().records().filter(over).map(|record| record.pod.clone()).collect();
         for pod in unknown {
             errors.extend(self.clone().del_in_task(pod, true).await.err());
         }
@@ -406,7 +483,6 @@ impl Inner {
             network: PodKind::Embedded { link, addresses },
         };
         self.state().insert(record.clone());
-        let store = self.store.clone();
-        thread::blocking("network", move || store.save(&record)).await
+        self.save(record).await
     }
 }

@@ -1,0 +1,103 @@
+//! The chain of a list's plugins: ADD forwards, DEL backwards, CHECK.
+
+use std::{path::PathBuf, time::Duration};
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    conf::{ConfList, PluginConf},
+    exec::Call,
+};
+use crate::{Error, embedded::pod::IFNAME};
+
+/// What all calls for one pod have in common.
+#[derive(Debug)]
+pub(super) struct Chain<'a> {
+    pub(super) list: &'a ConfList,
+    pub(super) container_id: &'a str,
+    pub(super) netns: &'a str,
+    pub(super) args: &'a str,
+    pub(super) capability_args: &'a Map<String, Value>,
+    pub(super) bin_dirs: &'a [PathBuf],
+    pub(super) limit: Duration,
+}
+
+impl Chain<'_> {
+    /// Runs the plugins in order, each with the result of the one before; the last one's result.
+    pub(super) async fn add(&self) -> Result<Value, Error> {
+        let mut result = Value::Null;
+        for plugin in &self.list.plugins {
+            let previous = (!result.is_null()).then_some(&result);
+            let printed = self.call("ADD", plugin, previous).await?;
+            result = match serde_json::from_slice(&printed) {
+                Ok(value @ Value::Object(_)) => value,
+                _ => {
+                    let message = format!("printed no result but {:?}", super::result::excerpt(&printed));
+                    return Err(Error::Plugin { plugin: plugin.kind.clone(), command: "ADD", message });
+                }
+            };
+        }
+        Ok(result)
+    }
+
+    /// Runs the plugins backwards, all of them whatever the others say.
+    pub(super) async fn del(&self, result: Option<&Value>) -> Result<(), Error> {
+        let mut errors = Vec::new();
+        // Before 0.4.0 DEL has no previous result.
+        let result = result.filter(|_| self.list.has_check());
+        for plugin in self.list.plugins.iter().rev() {
+            errors.extend(self.call("DEL", plugin, result).await.err());
+        }
+        Error::collect(errors)
+    }
+
+    /// Asks every plugin whether all is as it was; success where list or version leave CHECK out.
+    pub(super) async fn check(&self, result: &Value) -> Result<(), Error> {
+        if self.list.disable_check || !self.list.has_check() {
+            return Ok(());
+        }
+        for plugin in &self.list.plugins {
+            self.call("CHECK", plugin, Some(result)).await?;
+        }
+        Ok(())
+    }
+
+    async fn call(
+        &self,
+        command: &'static str,
+        plugin: &PluginConf,
+        previous: Option<&Value>,
+    ) -> Result<Vec<u8>, Error> {
+        let call = Call {
+            plugin: &plugin.kind,
+            command,
+            container_id: self.container_id,
+            netns: self.netns,
+            args: self.args,
+            ifname: IFNAME,
+            input: self.input(plugin, previous),
+            bin_dirs: self.bin_dirs,
+            limit: self.limit,
+        };
+        call.run().await
+    }
+
+    /// The plugin's configuration with what libcni adds to it.
+    fn input(&self, plugin: &PluginConf, previous: Option<&Value>) -> Vec<u8> {
+        let mut conf = plugin.conf.clone();
+        conf.insert("cniVersion".to_owned(), json!(self.list.version));
+        conf.insert("name".to_owned(), json!(self.list.name));
+        let runtime: Map<String, Value> = plugin
+            .capabilities
+            .iter()
+            .filter_map(|name| Some((name.clone(), self.capability_args.get(name)?.clone())))
+            .collect();
+        if !runtime.is_empty() {
+            conf.insert("runtimeConfig".to_owned(), Value::Object(runtime));
+        }
+        if let Some(previous) = previous {
+            conf.insert("prevResult".to_owned(), previous.clone());
+        }
+        Value::Object(conf).to_string().into_bytes()
+    }
+}

@@ -1,0 +1,184 @@
+//! CNI: the configuration in force, and ADD, DEL and CHECK for a pod.
+//!
+//! The first configuration of the directory counts, as in libcni; a broken one makes the node not ready, since the
+//! next one would be another network. Whether it changed is looked at when it is needed, by names, times and sizes.
+//! Each pod's record keeps the list that ADD used and its result, so that DEL undoes what was done.
+
+mod args;
+mod chain;
+pub(crate) mod conf;
+mod exec;
+mod pin;
+pub(crate) mod result;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use self::{
+    chain::Chain,
+    conf::{ConfList, Fingerprint},
+};
+use crate::{
+    AddRequest, CniConfig, Error, NetworkStatus,
+    embedded::pod::IFNAME,
+    error::chain as error_chain,
+    netlink::{Socket, link},
+    record::{CniRecord, HostPort, Record},
+    thread,
+};
+
+/// How long one plugin may take: cloud networks need tens of seconds, and the kubelet gives up after 4 minutes.
+pub(crate) const PLUGIN_LIMIT: Duration = Duration::from_secs(90);
+/// Index of the loopback device in every network namespace.
+const LOOPBACK: u32 = 1;
+
+/// The CNI side of the network.
+#[derive(Debug)]
+pub(crate) struct Cni {
+    config: CniConfig,
+    netns_dir: PathBuf,
+    limit: Duration,
+    cache: Mutex<Cache>,
+}
+
+#[derive(Debug, Default)]
+struct Cache {
+    /// `None`: never looked.
+    seen: Option<Fingerprint>,
+    list: Option<Arc<ConfList>>,
+    problem: Option<(PathBuf, String)>,
+}
+
+impl Cni {
+    pub(crate) fn new(config: CniConfig, netns_dir: PathBuf, limit: Duration) -> Self {
+        Self { config, netns_dir, limit, cache: Mutex::default() }
+    }
+
+    /// The list in force; `None` if there is no configuration.
+    pub(crate) fn list(&self) -> Result<Option<Arc<ConfList>>, Error> {
+        let files = conf::fingerprint(&self.config.conf_dir)?;
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if cache.seen.as_ref() != Some(&files) {
+            let (list, problem) = match conf::read(&files) {
+                Ok(list) => (list.map(Arc::new), None),
+                Err(Error::CniConfig { file, reason }) => (None, Some((file, reason))),
+                Err(error) => return Err(error),
+            };
+            *cache = Cache { seen: Some(files), list, problem };
+        }
+        match &cache.problem {
+            Some((file, reason)) => Err(Error::CniConfig { file: file.clone(), reason: reason.clone() }),
+            None => Ok(cache.list.clone()),
+        }
+    }
+
+    /// Whether CNI can serve pods; `None` if there is no configuration.
+    pub(crate) fn status(&self) -> Option<NetworkStatus> {
+        let list = match self.list() {
+            Ok(list) => list?,
+            Err(error) => return Some(NetworkStatus::not_ready("CNIConfigInvalid", error_chain(&error))),
+        };
+        let missing =
+            list.plugins.iter().find(|plugin| exec::find(&plugin.kind, &self.config.bin_dirs).is_none());
+        Some(match missing {
+            None => NetworkStatus::ready(),
+            Some(plugin) => {
+                let message = exec::not_found(&plugin.kind, &self.config.bin_dirs);
+                NetworkStatus::not_ready("CNIPluginMissing", format!("{}: {message}", list.file.display()))
+            }
+        })
+    }
+
+    /// What ADD is going to do, for the record.
+    pub(crate) fn plan(
+        &self,
+        list: &ConfList,
+        request: &AddRequest,
+        ports: &[HostPort],
+    ) -> Result<CniRecord, Error> {
+        Ok(CniRecord {
+            conf: list.raw.clone(),
+            file: list.file.clone(),
+            args: args::cni_args(request)?,
+            capability_args: args::capability_args(request, ports)?,
+            netns: pin::path(&self.netns_dir, &request.pod),
+            result: None,
+        })
+    }
+
+    /// Pins the namespace, sets loopback up and runs the chain; the result, which has an address of the pod. Undoes
+    /// nothing.
+    pub(crate) async fn add(&self, record: &Record, cni: &CniRecord, netns: OwnedFd) -> Result<Value, Error> {
+        let path = cni.netns.clone();
+        thread::one_shot("pod-network", move || {
+            pin::pin(&path, &netns)?;
+            thread::enter(&netns)?;
+            let mut socket = Socket::route().map_err(Error::netlink("open a netlink socket in the pod"))?;
+            link::set_up(&mut socket, LOOPBACK).map_err(Error::netlink("set lo up in the pod"))
+        })
+        .await?;
+        let list = conf::parse_list(&cni.file, cni.conf.clone())?;
+        let netns = cni.netns.to_string_lossy();
+        let result = self.chain(&list, record, cni, &netns).add().await?;
+        if result::addresses(&result, IFNAME).is_empty() {
+            let reason = format!(
+                "the result has no address of {IFNAME}: {}",
+                result::excerpt(result.to_string().as_bytes())
+            );
+            return Err(Error::CniConfig { file: cni.file.clone(), reason });
+        }
+        Ok(result)
+    }
+
+    /// Runs the chain backwards with the cached configuration and result, and unpins the namespace. A namespace that is
+    /// gone (`is_over`: of another boot) has an empty path, as the specification wants it.
+    pub(crate) async fn del(&self, record: &Record, cni: &CniRecord, is_over: bool) -> Result<(), Error> {
+        let path = cni.netns.clone();
+        let pinned = thread::blocking("pod-network", move || Ok(!is_over && pin::is_pinned(&path))).await?;
+        let netns = if pinned { cni.netns.to_string_lossy() } else { "".into() };
+        let list = conf::parse_list(&cni.file, cni.conf.clone())?;
+        self.chain(&list, record, cni, &netns).del(cni.result.as_ref()).await?;
+        // Only now: a DEL that has to be made again finds the namespace.
+        let path = cni.netns.clone();
+        thread::blocking("pod-network", move || pin::unpin(&path)).await
+    }
+
+    /// Runs CHECK along the chain.
+    pub(crate) async fn check(&self, record: &Record, cni: &CniRecord) -> Result<(), Error> {
+        let path = cni.netns.clone();
+        if !thread::blocking("pod-network", move || Ok(pin::is_pinned(&path))).await? {
+            let reason = format!("no network namespace is pinned at {}", cni.netns.display());
+            return Err(Error::Check { pod: record.pod.short().to_owned(), reason });
+        }
+        let list = conf::parse_list(&cni.file, cni.conf.clone())?;
+        let netns = cni.netns.to_string_lossy();
+        let result = cni.result.clone().unwrap_or_default();
+        self.chain(&list, record, cni, &netns).check(&result).await
+    }
+
+    fn chain<'a>(
+        &'a self,
+        list: &'a ConfList,
+        record: &'a Record,
+        cni: &'a CniRecord,
+        netns: &'a str,
+    ) -> Chain<'a> {
+        Chain {
+            list,
+            container_id: record.pod.as_str(),
+            netns,
+            args: &cni.args,
+            capability_args: &cni.capability_args,
+            bin_dirs: &self.config.bin_dirs,
+            limit: self.limit,
+        }
+    }
+}

@@ -131,7 +131,9 @@ mod tests {
 
     #[test]
     fn what_is_the_nodes_is_refused() {
-        for name in ["kernel.hostname", "kernel.panic", "vm.swappiness", "fs.file-max", "kernel.semx", "netx", "net"] {
+        for name in
+            ["kernel.hostname", "kernel.panic", "vm.swappiness", "fs.file-max", "kernel.semx", "netx", "net"]
+        {
             assert_eq!(path(name), Err(SysctlRefusal::NotNamespaced), "{name}");
         }
     }

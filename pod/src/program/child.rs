@@ -3,8 +3,8 @@
 use holdfast_bare::net::{loopback_up, send};
 use holdfast_bare::process::flags::{NEWNET, NEWUSER, NEWUTS};
 use holdfast_bare::process::{
-    clear_groups, drop_bounding_set, drop_capabilities, exit, ignore_children, no_new_privileges, not_dumpable,
-    set_domainname, set_hostname, set_ids, sleep_for_ever,
+    clear_groups, drop_bounding_set, drop_capabilities, exit, ignore_children, no_new_privileges,
+    not_dumpable, set_domainname, set_hostname, set_ids, sleep_for_ever,
 };
 use holdfast_bare::{Fd, close_from};
 

@@ -5,7 +5,10 @@
 //! static without start files, and names its main function with [`entry!`]. Callers need no unsafe: what a wrapper
 //! takes are slices, C strings and descriptors.
 #![no_std]
-#![expect(unsafe_code, reason = "system calls, the entry point and the memory functions that the compiler calls")]
+#![expect(
+    unsafe_code,
+    reason = "system calls, the entry point and the memory functions that the compiler calls"
+)]
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("holdfast-bare speaks to Linux only");

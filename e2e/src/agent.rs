@@ -21,10 +21,14 @@ pub struct Settings {
     pub cgroup_parent: String,
     /// "cgroupfs" or "systemd".
     pub cgroup_driver: &'static str,
-    /// More lines of TOML for the top, and tables behind.
+    /// More lines of TOML for the top.
     pub more: String,
+    /// More lines for the table `image`.
+    pub image: String,
     /// Mirrors in the form of hosts.toml: host name and the server that stands in for it.
     pub mirrors: Vec<(String, String)>,
+    /// Environment that each start adds.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Settings {
@@ -37,7 +41,9 @@ impl Settings {
             cgroup_parent: if systemd { format!("{name}.slice") } else { format!("/{name}") },
             cgroup_driver: if systemd { "systemd" } else { "cgroupfs" },
             more: String::new(),
+            image: String::new(),
             mirrors: Vec::new(),
+            environment: Vec::new(),
         }
     }
 
@@ -88,7 +94,7 @@ impl Settings {
         }
         let text = format!(
             "root = \"{}\"\nstate = \"{}\"\nlisten = \"{}\"\ncgroup_driver = \"{}\"\ndefault_cgroup_parent = \"{}\"\n\
-             log_level = \"debug\"\n{}\n[image]\nregistry_config_dir = \"{}\"\n[network.cni]\nconf_dir = \"{}\"\n\
+             log_level = \"debug\"\n{}\n[image]\nregistry_config_dir = \"{}\"\n{}\n[network.cni]\nconf_dir = \"{}\"\n\
              bin_dirs = [\"{}\"]\n[network.embedded]\nbridge = \"{}\"\nsubnets = [\"10.213.0.0/24\", \"fd68:6f6c:6401::/64\"]\n",
             self.root().display(),
             self.state().display(),
@@ -97,6 +103,7 @@ impl Settings {
             self.cgroup_parent,
             self.more,
             hosts.display(),
+            self.image,
             self.cni_conf_dir().display(),
             place::cni_plugins().display(),
             Self::BRIDGE,
@@ -110,8 +117,6 @@ impl Settings {
 pub struct Agent {
     /// What it was started with.
     pub settings: Settings,
-    /// Environment that the next start adds.
-    pub environment: Vec<(String, String)>,
     process: Option<Process>,
 }
 
@@ -119,7 +124,7 @@ impl Agent {
     /// Writes the configuration and starts it.
     pub fn start(settings: Settings) -> Result<Self> {
         settings.write()?;
-        let mut agent = Self { settings, environment: Vec::new(), process: None };
+        let mut agent = Self { settings, process: None };
         agent.start_again()?;
         Ok(agent)
     }
@@ -128,6 +133,7 @@ impl Agent {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(place::holdfast());
         command.args(args).arg("--config").arg(self.settings.config());
+        command.envs(self.settings.environment.iter().cloned());
         command
     }
 
@@ -137,7 +143,7 @@ impl Agent {
         let log =
             fs::File::options().create(true).append(true).open(self.log()).context("open the agent's log")?;
         let mut command = self.command(&["serve"]);
-        command.envs(self.environment.iter().cloned()).stdin(Stdio::null());
+        command.stdin(Stdio::null());
         command.stdout(log.try_clone().context("open the agent's log")?).stderr(log);
         let mut process = Process::spawn(&mut command)?;
         let crictl = self.crictl();

@@ -3,7 +3,7 @@
 
 pub mod agent;
 pub mod crictl;
-
+pub mod hostile;
 pub mod http;
 pub mod oracle;
 pub mod place;

@@ -3,4 +3,16 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod bad_input;
+mod bad_registry;
+mod cni;
+mod escape;
 mod fixtures;
+mod images;
+mod limits;
+mod namespaces;
+mod network;
+mod restart;
+mod run;
+mod serve;
+mod walk;

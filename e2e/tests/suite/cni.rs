@@ -1,0 +1,82 @@
+//! CNI plugins, Debian's, instead of the embedded network.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use holdfast_e2e::{
+    Oracle, Scene, place,
+    scene::BUSYBOX,
+    specs::{pod, sleeper},
+};
+use serde_json::json;
+
+use crate::network::addresses;
+
+#[test]
+fn plugins_are_used_when_there_is_a_configuration() -> Result<()> {
+    let Some(mut scene) = Scene::ours()? else { return Ok(()) };
+    if !place::cni_plugins().join("bridge").exists() {
+        println!("SKIP: no CNI plugins: run cargo x test");
+        return Ok(());
+    }
+    scene.oracle().context("the embedded network first")?;
+    configure(&mut scene, "10.213.200.0/24")?;
+    // The first pod makes the plugins' bridge, which stays: their way.
+    let first = life(&scene, "10.213.200.")?;
+    let oracle = Oracle::look(scene.scope())?;
+    let second = life(&scene, "10.213.200.")?;
+    ensure!(first != second || first.ends_with(".2"), "{first} {second}");
+    oracle.nothing_left()?;
+
+    // A changed configuration is noticed.
+    configure(&mut scene, "10.213.201.0/24")?;
+    holdfast_e2e::wait::until_true("the changed configuration in use", || {
+        Ok(life(&scene, "10.213.20").is_ok_and(|address| address.starts_with("10.213.201.")))
+    })
+}
+
+/// A plugin that fails undoes the pod, and its words are in the error.
+#[test]
+fn a_failing_plugin_fails_the_pod() -> Result<()> {
+    let Some(mut scene) = Scene::ours()? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    let dir = scene.agent()?.settings.cni_conf_dir();
+    let list = json!({"cniVersion": "0.4.0", "name": "broken", "plugins": [{"type": "bridge", "bridge": "hfe2ecni1",
+        "ipam": {"type": "no-such-ipam"}}]});
+    fs::write(dir.join("10-broken.conflist"), list.to_string())?;
+    let config = holdfast_e2e::specs::write(&scene.dir, &pod(&scene.dir, "broken"))?;
+    let refusal = scene.crictl.refused(&["runp", &config.to_string_lossy()])?;
+    ensure!(refusal.text.contains("no-such-ipam"), "{refusal:?}");
+    ensure!(scene.crictl.ok(&["pods", "-q"])?.is_empty(), "the pod is listed");
+    fs::remove_file(dir.join("10-broken.conflist"))?;
+    // What the plugin itself made stays, as everywhere.
+    let _ = holdfast_e2e::process::stdout("ip", ["link", "del", "hfe2ecni1"]);
+    oracle.nothing_left()
+}
+
+fn configure(scene: &mut Scene, subnet: &str) -> Result<()> {
+    let data = scene.dir.join("cni-data");
+    let list = json!({"cniVersion": "0.4.0", "name": "e2e", "plugins": [
+        {"type": "bridge", "bridge": "hfe2ecni0", "isGateway": true, "hairpinMode": true,
+         "ipam": {"type": "host-local", "dataDir": data, "ranges": [[{"subnet": subnet}]],
+                  "routes": [{"dst": "0.0.0.0/0"}]}},
+        {"type": "portmap", "capabilities": {"portMappings": true}},
+    ]});
+    let dir = scene.agent()?.settings.cni_conf_dir();
+    fs::write(dir.join("10-e2e.conflist"), list.to_string()).context("write the CNI configuration")
+}
+
+/// A pod's life; returns its address.
+fn life(scene: &Scene, prefix: &str) -> Result<String> {
+    let pod = pod(&scene.dir, "cni");
+    let pod_id = scene.run_pod(&pod)?;
+    let id = scene.start(&pod_id, &pod, &sleeper("main", BUSYBOX))?;
+    let status = scene.crictl.json(&["inspectp", &pod_id])?;
+    let address = addresses(&status)?[0].to_string();
+    ensure!(address.starts_with(prefix), "{address} is not in {prefix}");
+    ensure!(status["info"]["cniResult"].is_object(), "no CNI result in {}", status["info"]);
+    let shown = scene.crictl.ok(&["exec", "-s", &id, "ip", "address", "show", "eth0"])?;
+    ensure!(shown.contains(&address), "{address} is not in\n{shown}");
+    scene.remove_pod(&pod_id)?;
+    Ok(address)
+}

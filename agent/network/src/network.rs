@@ -21,13 +21,13 @@ use crate::{
     thread,
 };
 
-/// How long a verdict on the embedded network's subnets stands before Status has it looked at again.
+/// How long a verdict on the embedded network stands before Status has it looked at again.
 const PREFLIGHT_EVERY: Duration = Duration::from_secs(5);
 
 /// The pods' networks. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
 pub struct Network {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
@@ -250,8 +250,15 @@ impl Inner {
         lock
     }
 
-    async fn look_ahead(&self) {
-        let problem = self.embedded.preflight().await.err().map(|error| chain(&error));
+    /// Whether the embedded network can serve; a bridge or table that went missing is made anew for the pods on it.
+    pub(crate) async fn look_ahead(&self) {
+        let looked = if self.embedded.forget_missing().await {
+            tracing::warn!("bridge or nftables table of the embedded network went missing: made anew");
+            self.host().await.map(drop)
+        } else {
+            self.embedded.preflight().await
+        };
+        let problem = looked.err().map(|error| chain(&error));
         *self.preflight() = Preflight { at: Some(Instant::now()), running: false, problem };
     }
 
@@ -259,7 +266,7 @@ impl Inner {
         {
             let mut preflight = self.preflight();
             let fresh = preflight.at.is_some_and(|at| at.elapsed() < PREFLIGHT_EVERY);
-            if fresh || preflight.running || preflight.problem.is_none() {
+            if fresh || preflight.running {
                 return;
             }
             preflight.running = true;

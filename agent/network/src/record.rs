@@ -197,11 +197,10 @@ impl Store {
         let aside = self.dir.join("aside");
         let target = aside.join(path.file_name().unwrap_or_default());
         let moved = fs::create_dir_all(&aside).and_then(|()| fs::rename(path, &target));
+        let (record, aside) = (path.display(), target.display());
         match moved {
-            Ok(()) => {
-                tracing::warn!(record = %path.display(), aside = %target.display(), reason, "record set aside")
-            }
-            Err(error) => tracing::warn!(record = %path.display(), %error, reason, "record ignored"),
+            Ok(()) => tracing::warn!(%record, %aside, reason, "record set aside"),
+            Err(error) => tracing::warn!(%record, %error, reason, "record ignored"),
         }
     }
 }

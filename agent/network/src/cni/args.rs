@@ -20,7 +20,9 @@ pub(super) fn cni_args(request: &AddRequest) -> Result<String, Error> {
         if value.contains([';', '=', '\0', '\n']) {
             return Err(Error::Config(format!("{key} {value:?} has a character that CNI_ARGS cannot carry")));
         }
-        text.push_str(&format!(";{key}={value}"));
+        for part in [";", key, "=", value] {
+            text.push_str(part);
+        }
     }
     Ok(text)
 }
@@ -87,7 +89,7 @@ fn quantity(text: &str) -> Option<u64> {
         _ => return None,
     };
     let value = number.parse::<f64>().ok()? * factor;
-    (value >= 1.0 && value < 1e18).then_some(value as u64)
+    (1.0..1e18).contains(&value).then_some(value as u64)
 }
 
 #[cfg(test)]

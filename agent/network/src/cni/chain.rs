@@ -29,13 +29,11 @@ impl Chain<'_> {
         for plugin in &self.list.plugins {
             let previous = (!result.is_null()).then_some(&result);
             let printed = self.call("ADD", plugin, previous).await?;
-            result = match serde_json::from_slice(&printed) {
-                Ok(value @ Value::Object(_)) => value,
-                _ => {
-                    let message = format!("printed no result but {:?}", super::result::excerpt(&printed));
-                    return Err(Error::Plugin { plugin: plugin.kind.clone(), command: "ADD", message });
-                }
+            let Ok(value @ Value::Object(_)) = serde_json::from_slice(&printed) else {
+                let message = format!("printed no result but {:?}", super::result::excerpt(&printed));
+                return Err(Error::Plugin { plugin: plugin.kind.clone(), command: "ADD", message });
             };
+            result = value;
         }
         Ok(result)
     }

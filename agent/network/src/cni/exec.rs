@@ -13,6 +13,7 @@ use nix::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     process::{Child, Command},
+    task::JoinHandle,
     time::timeout,
 };
 
@@ -60,18 +61,16 @@ impl Call<'_> {
             .ok_or_else(|| self.error(not_found(self.plugin, self.bin_dirs)))?;
         let mut child = self.spawn(&path)?;
         let pid = child.id();
-        match timeout(self.limit, self.talk(&mut child)).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                // Not reaped yet, so the number is still that of the plugin's process group.
-                if let (Some(pid), Some(_)) = (pid.filter(|pid| *pid > 1), child.id()) {
-                    let _ = killpg(Pid::from_raw(pid as i32), Signal::SIGKILL);
-                }
-                let _ = timeout(DRAIN, child.wait()).await;
-                let stage = format!("CNI plugin {} {}", self.plugin, self.command);
-                Err(Error::Timeout { stage, seconds: self.limit.as_secs() })
-            }
+        if let Ok(answer) = timeout(self.limit, self.talk(&mut child)).await {
+            return answer;
         }
+        // Not reaped yet, so the number is still that of the plugin's process group.
+        if let (Some(pid), Some(_)) = (pid.filter(|pid| *pid > 1), child.id()) {
+            let _ = killpg(Pid::from_raw(pid as i32), Signal::SIGKILL);
+        }
+        let _ = timeout(DRAIN, child.wait()).await;
+        let stage = format!("CNI plugin {} {}", self.plugin, self.command);
+        Err(Error::Timeout { stage, seconds: self.limit.as_secs() })
     }
 
     fn spawn(&self, path: &Path) -> Result<Child, Error> {
@@ -102,12 +101,12 @@ impl Call<'_> {
             // A plugin that does not read its configuration will say what it makes of that.
             let _ = input.write_all(&self.input).await;
         };
-        let mut stdout = tokio::spawn(collect(output, STDOUT_MOST));
-        let mut stderr = tokio::spawn(collect(errors, STDERR_MOST));
+        let stdout = Reader::start(output, STDOUT_MOST);
+        let stderr = Reader::start(errors, STDERR_MOST);
         let ((), status) = tokio::join!(write, child.wait());
         let status = status.map_err(Error::io(format!("wait for CNI plugin {}", self.plugin)))?;
-        let stdout_text = drain(&mut stdout).await;
-        let stderr_text = drain(&mut stderr).await;
+        let stdout_text = stdout.finish().await;
+        let stderr_text = stderr.finish().await;
         let (printed, complete) = stdout_text
             .ok_or_else(|| self.error("left a process behind that keeps its output open".to_owned()))?;
         let beside = stderr_text.map(|(bytes, _)| bytes).unwrap_or_default();
@@ -125,15 +124,23 @@ impl Call<'_> {
     }
 }
 
-type Collecting = tokio::task::JoinHandle<(Vec<u8>, bool)>;
+/// A task that reads a pipe; ends with this, even if a process that was left behind keeps the pipe open.
+struct Reader(JoinHandle<(Vec<u8>, bool)>);
 
-async fn drain(task: &mut Collecting) -> Option<(Vec<u8>, bool)> {
-    match timeout(DRAIN, &mut *task).await {
-        Ok(collected) => collected.ok(),
-        Err(_) => {
-            task.abort();
-            None
-        }
+impl Reader {
+    fn start(from: impl AsyncRead + Unpin + Send + 'static, most: usize) -> Self {
+        Self(tokio::spawn(collect(from, most)))
+    }
+
+    /// What it read, if it came to the end.
+    async fn finish(mut self) -> Option<(Vec<u8>, bool)> {
+        timeout(DRAIN, &mut self.0).await.ok()?.ok()
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

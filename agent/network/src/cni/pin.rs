@@ -59,5 +59,5 @@ pub(super) fn unpin(path: &Path) -> Result<(), Error> {
 
 /// Whether a namespace is pinned there.
 pub(super) fn is_pinned(path: &Path) -> bool {
-    statfs(path).is_ok_and(|stat| stat.f_type as i64 == NSFS)
+    statfs(path).is_ok_and(|stat| stat.f_type == NSFS)
 }

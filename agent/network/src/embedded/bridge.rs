@@ -102,8 +102,8 @@ fn drop_outdated(
     let addresses = addr::list(route).map_err(Error::netlink("list addresses"))?;
     let outdated = addresses
         .iter()
-        .filter(|address| address.link == link.index && !is_link_local(address.address))
-        .any(|address| !record.subnets.iter().any(|subnet| subnet.gateway() == address.address));
+        .filter(|address| address.link == link.index && !is_link_local(address.ip))
+        .any(|address| !record.subnets.iter().any(|subnet| subnet.gateway() == address.ip));
     if !outdated {
         return Ok(Some(link));
     }
@@ -189,10 +189,9 @@ pub(super) fn check_collisions(
     for subnet in subnets {
         let collision =
             |other| Error::Collision { bridge: name.to_owned(), subnet: subnet.to_string(), other };
-        let address =
-            addresses.iter().find(|found| Some(found.link) != bridge && subnet.contains(found.address));
+        let address = addresses.iter().find(|found| Some(found.link) != bridge && subnet.contains(found.ip));
         if let Some(found) = address {
-            let text = format!("address {}/{} on {}", found.address, found.prefix, device(found.link));
+            let text = format!("address {}/{} on {}", found.ip, found.prefix, device(found.link));
             return Err(collision(text));
         }
         let route = routes.iter().find(|found| {

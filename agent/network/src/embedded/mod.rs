@@ -23,7 +23,7 @@ use std::{
 
 use crate::{
     EmbeddedConfig, Error,
-    netlink::link,
+    netlink::{link, nft},
     record::{Phase, PodKind, Record, Store},
     subnet::Subnet,
     thread,
@@ -95,7 +95,8 @@ impl Embedded {
         Ok(made)
     }
 
-    /// Forgets the bridge if it is not there any more; whether that was so.
+    /// Forgets the bridge if it or its table is not there any more (`nft flush ruleset`, a firewall's restart, somebody
+    /// tidying up); whether that was so. The next call of [`Self::host`] makes them anew.
     pub(crate) async fn forget_missing(&self) -> bool {
         let mut host = self.host.lock().await;
         let Some(found) = host.clone() else { return false };
@@ -103,7 +104,13 @@ impl Embedded {
         let missing = thread::blocking("bridge", move || {
             let mut socket = pod::open_route()?;
             let link = link::find(&mut socket, &name).map_err(Error::netlink("look for the bridge"))?;
-            Ok(link.is_none_or(|link| link.index != found.index))
+            if link.is_none_or(|link| link.index != found.index) {
+                return Ok(true);
+            }
+            let mut socket = pod::open_netfilter()?;
+            let table = nft::table_owner(&mut socket, &name)
+                .map_err(Error::netlink("look for the nftables table"))?;
+            Ok(table.is_none())
         });
         let missing = missing.await.unwrap_or(false);
         if missing {
@@ -250,7 +257,7 @@ impl Desired {
 
 fn parse_subnets<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Vec<Subnet>, Error> {
     let subnets = texts
-        .map(|text| text.parse::<Subnet>())
+        .map(str::parse::<Subnet>)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|reason| Error::Config(format!("network.embedded.subnets: {reason}")))?;
     for v4 in [true, false] {

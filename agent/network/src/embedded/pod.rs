@@ -5,14 +5,14 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
-use holdfast_model::PodId;
+use holdfast_model::{PodId, Protocol};
 use rustix::io::Errno;
 
 use super::{Host, bridge::host_port_elements};
 use crate::{
     Error,
     netlink::{
-        Socket, addr,
+        Socket, addr, conntrack,
         link::{self, Veth},
         nft, route,
     },
@@ -83,6 +83,7 @@ fn finish(
         netfilter
             .transaction(batch)
             .map_err(Error::netlink(format!("add host ports to the nftables table {table}")))?;
+        forget_udp(&mut netfilter, record);
     }
     Ok(addresses)
 }
@@ -150,7 +151,21 @@ fn close_ports(table: &str, record: &Record) -> Result<(), Error> {
             _ => {}
         }
     }
+    forget_udp(&mut socket, record);
     Ok(())
+}
+
+/// Connections that began before the host ports were what they are now. A kernel without connection tracking by
+/// netlink has to do without: entries end by themselves some time.
+fn forget_udp(socket: &mut Socket, record: &Record) {
+    let udp = record.ports.iter().filter(|port| port.protocol == Protocol::Udp);
+    let ports: Vec<u16> = udp.map(|port| port.port).collect();
+    if ports.is_empty() {
+        return;
+    }
+    if let Err(error) = conntrack::forget_udp(socket, &ports) {
+        tracing::warn!(%error, ?ports, "old UDP connections to host ports cannot be forgotten");
+    }
 }
 
 /// Whether the host's end of a pod's veth pair is there.
@@ -186,7 +201,7 @@ pub(super) fn check(host: &Host, record: &Record, netns: &OwnedFd) -> Result<(),
     enter(netns)?;
     let mut socket = open_route()?;
     let there = addr::list(&mut socket).map_err(Error::netlink("list addresses in the pod"))?;
-    match addresses.iter().find(|address| !there.iter().any(|found| found.address == **address)) {
+    match addresses.iter().find(|address| !there.iter().any(|found| found.ip == **address)) {
         Some(missing) => Err(broken(format!("{IFNAME} has lost its address {missing}"))),
         None => Ok(()),
     }
@@ -219,7 +234,7 @@ pub(super) fn open_route() -> Result<Socket, Error> {
     Socket::route().map_err(Error::netlink("open a netlink socket"))
 }
 
-fn open_netfilter() -> Result<Socket, Error> {
+pub(super) fn open_netfilter() -> Result<Socket, Error> {
     Socket::netfilter().map_err(Error::netlink("open a netfilter socket"))
 }
 

@@ -1,9 +1,9 @@
 //! The embedded network on a host of the test's own.
 #![allow(clippy::unwrap_used)]
 
-use std::{collections::HashSet, os::fd::OwnedFd};
+use std::{collections::HashSet, net::UdpSocket, os::fd::OwnedFd};
 
-use holdfast_model::PodId;
+use holdfast_model::{PodId, PortMapping, Protocol};
 
 use super::{firewall, pod::link_name};
 use crate::{
@@ -24,10 +24,11 @@ fn table_is_there(table: &str) -> bool {
 }
 
 /// After DEL and the end of the namespace nothing of a pod is left.
-async fn gone(dir: &std::path::Path, pod: &PodId) {
+async fn gone(network: &Network, dir: &std::path::Path, pod: &PodId) {
     let link = link_name(pod);
     eventually("the end of the link", || !has_link(&link)).await;
     eventually("the end of the record", || record_count(dir) == 0).await;
+    eventually("the address's freedom", || network.inner.state().get(pod).is_none()).await;
 }
 
 #[test]
@@ -74,8 +75,8 @@ fn two_pods_reach_each_other_and_the_gateway() {
         network.del(&pod_a, None).await.unwrap();
         assert_eq!(network.get(&pod_a), None);
         network.del(&pod_b, Some(b)).await.unwrap();
-        gone(dir.path(), &pod_a).await;
-        gone(dir.path(), &pod_b).await;
+        gone(&network, dir.path(), &pod_a).await;
+        gone(&network, dir.path(), &pod_b).await;
         drop(host);
         assert!(network.remove_unused().await.unwrap());
         assert!(!has_link("hftest0") && !table_is_there("hftest0"));
@@ -213,7 +214,7 @@ fn addresses_run_out_and_come_back() {
         network.del(&pod, None).await.unwrap();
         assert!(matches!(network.add(request("b", &b)).await, Err(Error::Exhausted { .. })));
         drop(a);
-        gone(dir.path(), &pod).await;
+        gone(&network, dir.path(), &pod).await;
         assert_eq!(network.add(request("b", &b)).await.unwrap().ips, [ip("10.79.0.2")]);
     });
 }
@@ -229,7 +230,7 @@ fn a_link_that_outlives_its_pod_is_removed() {
         network.add(wanted).await.unwrap();
         network.del(&pod, None).await.unwrap();
         assert!(has_link(&link_name(&pod)), "left to the death of the namespace at first");
-        gone(dir.path(), &pod).await;
+        gone(&network, dir.path(), &pod).await;
         assert!(inside(&a, || link::find(&mut Socket::route().unwrap(), "eth0").unwrap()).is_none());
     });
 }
@@ -405,6 +406,70 @@ fn a_bridge_that_was_removed_comes_back() {
 }
 
 #[test]
+fn flushed_rules_come_back() {
+    on_own_host(|| async {
+        let dir = tempfile::tempdir().unwrap();
+        let network = Network::start(config(dir.path())).await.unwrap();
+        let flush = || {
+            on_host(|| Socket::netfilter().unwrap().transaction(vec![nft::delete_table("hftest0")]).unwrap());
+        };
+        let (a, b) = (netns(), netns());
+        let mut first = request("a", &a);
+        first.port_mappings = vec![mapping("", 8080, 80)];
+        network.add(first).await.unwrap();
+        flush();
+        // What Status does in the background.
+        network.inner.look_ahead().await;
+        assert!(table_is_there("hftest0") && network.status().ready);
+        assert_eq!(elements("hftest0"), 2);
+        flush();
+        let mut second = request("b", &b);
+        second.port_mappings = vec![mapping("", 8081, 80)];
+        let pod = second.pod.clone();
+        network.add(second).await.unwrap();
+        assert_eq!(elements("hftest0"), 4);
+        flush();
+        network.del(&pod, Some(b)).await.unwrap();
+        gone_link(&pod).await;
+    });
+}
+
+async fn gone_link(pod: &PodId) {
+    let link = link_name(pod);
+    eventually("the end of the link", || !has_link(&link)).await;
+}
+
+#[test]
+fn udp_clients_follow_the_host_port() {
+    on_own_host(|| async {
+        let dir = tempfile::tempdir().unwrap();
+        let world = outside();
+        let network = Network::start(config(dir.path())).await.unwrap();
+        let client = inside(&world, || UdpSocket::bind((ip(WORLD4), 5000)).unwrap());
+        client.connect((ip(HOST4), 5353)).unwrap();
+        client.set_read_timeout(Some(LIMIT)).unwrap();
+        for name in ["first", "second"] {
+            // One that nobody answers, or whoever had the port before: the kernel now knows this connection.
+            client.send(b"early").unwrap();
+            let a = netns();
+            let mut wanted = request(name, &a);
+            wanted.port_mappings = vec![PortMapping { protocol: Protocol::Udp, ..mapping("", 5353, 53) }];
+            let pod = wanted.pod.clone();
+            let made = network.add(wanted).await.unwrap();
+            let server = inside(&a, || UdpSocket::bind((made.ips[0], 53)).unwrap());
+            server.set_read_timeout(Some(LIMIT)).unwrap();
+            client.send(name.as_bytes()).unwrap_or_else(|_| client.send(name.as_bytes()).unwrap());
+            let mut buffer = [0; 64];
+            let (length, peer) = server.recv_from(&mut buffer).unwrap();
+            assert_eq!(&buffer[..length], name.as_bytes());
+            server.send_to(b"answer", peer).unwrap();
+            assert_eq!(client.recv(&mut buffer).unwrap(), 6);
+            network.del(&pod, Some(a)).await.unwrap();
+        }
+    });
+}
+
+#[test]
 fn the_pod_cidr_replaces_the_subnet_of_its_family() {
     on_own_host(|| async {
         let dir = tempfile::tempdir().unwrap();
@@ -420,8 +485,8 @@ fn the_pod_cidr_replaces_the_subnet_of_its_family() {
         assert_eq!(network.add(second).await.unwrap().ips[0], ip("10.79.0.3"), "a pod is on the bridge");
         network.del(&pod, Some(a)).await.unwrap();
         network.del(&other, Some(b)).await.unwrap();
-        gone(dir.path(), &pod).await;
-        gone(dir.path(), &other).await;
+        gone(&network, dir.path(), &pod).await;
+        gone(&network, dir.path(), &other).await;
         let c = netns();
         let ips = network.add(request("c", &c)).await.unwrap().ips;
         assert_eq!(ips, [ip("10.77.3.2"), ip("fd48:6f6c:6466::4")]);

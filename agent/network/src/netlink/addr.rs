@@ -23,7 +23,7 @@ type Result<T> = std::result::Result<T, NetlinkError>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Address {
     pub(crate) link: u32,
-    pub(crate) address: IpAddr,
+    pub(crate) ip: IpAddr,
     pub(crate) prefix: u8,
 }
 
@@ -53,6 +53,6 @@ pub(crate) fn family(address: IpAddr) -> u8 {
 fn parse(payload: &[u8]) -> Option<Address> {
     let rest = payload.get(IFADDR..)?;
     // IPv4 has the own address in IFA_LOCAL, and in IFA_ADDRESS a peer's where there is one.
-    let address = attr(rest, IFA_LOCAL).or_else(|| attr(rest, IFA_ADDRESS)).and_then(from_bytes)?;
-    Some(Address { link: read_u32(payload, 4)?, address, prefix: payload[1] })
+    let ip = attr(rest, IFA_LOCAL).or_else(|| attr(rest, IFA_ADDRESS)).and_then(from_bytes)?;
+    Some(Address { link: read_u32(payload, 4)?, ip, prefix: payload[1] })
 }

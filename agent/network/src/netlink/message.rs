@@ -64,7 +64,7 @@ impl Message {
         self.bytes.extend_from_slice(&(kind | NESTED).to_ne_bytes());
         self = fill(self);
         let length = self.bytes.len() - start;
-        debug_assert!(length <= usize::from(u16::MAX), "nested attribute {kind} of {length} bytes");
+        debug_assert!(u16::try_from(length).is_ok(), "nested attribute {kind} of {length} bytes");
         self.bytes[start..start + 2].copy_from_slice(&(length as u16).to_ne_bytes());
         self
     }

@@ -210,7 +210,9 @@ fn await_record(
 ) -> Result<(i32, OwnedFd), HolderError> {
     const STAGE: &str = "wait for the holder to be ready";
     let left = config.timeout.saturating_sub(started.elapsed());
-    if !socket::wait_readable(socket, left).map_err(HolderError::call("wait for the record"))? {
+    if left.is_zero()
+        || !socket::wait_readable(socket, left).map_err(HolderError::call("wait for the record"))?
+    {
         return Err(HolderError::Timeout { stage: STAGE, limit_ms: config.timeout.as_millis() });
     }
     let mut bytes = [0; MAX_REPORT];
@@ -419,7 +421,9 @@ fn check(config: &HolderConfig) -> Result<(), HolderError> {
         Some(name) if name.is_empty() || name.len() > HOST_NAME_MAX => {
             Some("the host name has not 1 to 64 bytes")
         }
-        _ if own.ipc && config.shm_size == 0 => Some("the size of /dev/shm is 0"),
+        _ if own.ipc && (config.shm_size == 0 || i64::try_from(config.shm_size).is_err()) => {
+            Some("the size of /dev/shm is 0 or above 2^63")
+        }
         _ if config.uid_map.is_empty() != config.gid_map.is_empty() => {
             Some("a user namespace needs a uid map and a gid map")
         }

@@ -1,6 +1,7 @@
 //! A registry that misbehaves, in one chosen way, while it serves one of the test images.
 
 use std::{
+    fmt::Write as _,
     fs,
     io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
@@ -174,7 +175,7 @@ fn send(
 ) -> Result<()> {
     let mut head = format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n");
     if !digest.is_empty() {
-        head += &format!("Docker-Content-Digest: {digest}\r\n");
+        let _ = write!(head, "Docker-Content-Digest: {digest}\r\n");
     }
     stream.write_all(head.as_bytes())?;
     stream.write_all(b"\r\n")?;

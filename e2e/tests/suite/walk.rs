@@ -47,7 +47,7 @@ fn the_whole_life_of_a_pod() -> Result<()> {
 
     let listed = crictl.json(&["ps", "-o", "json", "--pod", &pod_id])?;
     ensure!(listed["containers"].as_array().is_some_and(|all| all.len() == 1), "{listed}");
-    crictl.ok(&["stop", &id])?;
+    crictl.ok(&["stop", "--timeout", "10", &id])?;
     let status = crictl.json(&["inspect", &id])?;
     ensure!(status["status"]["state"] == "CONTAINER_EXITED", "{}", status["status"]);
     ensure!(
@@ -76,16 +76,19 @@ fn exits_have_codes_and_reasons() -> Result<()> {
     let oracle = scene.oracle()?;
     let pod = pod(&scene.dir, "exits");
     let pod_id = scene.run_pod(&pod)?;
-    for (name, script, code, reason) in [
-        ("zero", "exit 0", 0, "Completed"),
-        ("three", "exit 3", 3, "Error"),
-        ("killed", "kill -9 $$", 137, "Error"),
-    ] {
+    for (name, script, code, reason) in [("zero", "exit 0", 0, "Completed"), ("three", "exit 3", 3, "Error")]
+    {
         let id = scene.start(&pod_id, &pod, &container(name, BUSYBOX, &["sh", "-c", script]))?;
         let status = scene.exited(&id)?;
         ensure!(status["exitCode"].as_i64().unwrap_or(0) == code, "{name}: {status}");
         ensure!(status["reason"] == reason, "{name}: {status}");
     }
+    // Deaf to SIGTERM: the grace period ends with SIGKILL.
+    let deaf = container("deaf", BUSYBOX, &["sh", "-c", "trap '' TERM; while :; do sleep 1; done"]);
+    let id = scene.start(&pod_id, &pod, &deaf)?;
+    scene.crictl.ok(&["stop", "--timeout", "1", &id])?;
+    let status = scene.exited(&id)?;
+    ensure!(status["exitCode"] == 137 && status["reason"] == "Error", "{status}");
     scene.remove_pod(&pod_id)?;
     oracle.nothing_left()
 }

@@ -47,7 +47,9 @@ fn serve(id: &str) -> ExitCode {
             let error = process::run_again_protected(AGAIN);
             eprintln!("holdfast-shim {id}: {error}");
         }
-        eprintln!("holdfast-shim {id}: our program's file can be written to from a container that can see us");
+        eprintln!(
+            "holdfast-shim {id}: our program's file can be written to from a container that can see us"
+        );
     }
     process::small_heap();
     match control::serve(id) {

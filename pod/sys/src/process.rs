@@ -61,22 +61,26 @@ pub fn reset_signals() {
 /// # Errors
 /// EACCES without CAP_SYS_ADMIN where no_new_privs is not set, EINVAL if the program is none.
 pub fn load_seccomp(program: &Filter) -> Result<()> {
-    let filters = &program.0;
+    let filters = &program.instructions;
+    let flags = program.flags;
     let call = || format!("seccomp(SECCOMP_SET_MODE_FILTER, {} instructions)", filters.len());
     let len = u16::try_from(filters.len()).map_err(|_| CallError::new(call(), Errno::INVAL))?;
     let program = libc::sock_fprog { len, filter: filters.as_ptr().cast_mut() };
     // SAFETY: `program` points to `len` instructions that outlive the call; the kernel copies and does not change them.
     let result =
-        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
     if result == 0 { Ok(()) } else { Err(CallError::new(call(), last())) }
 }
 
 /// A seccomp program, ready to be loaded.
-pub struct Filter(Vec<libc::sock_filter>);
+pub struct Filter {
+    instructions: Vec<libc::sock_filter>,
+    flags: u32,
+}
 
 impl Filter {
-    /// `bytes` is an array of `struct sock_filter`. `None`: it is not.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+    /// `bytes` is an array of `struct sock_filter`, `flags` are those of seccomp(2). `None`: it is not.
+    pub fn from_bytes(bytes: &[u8], flags: u32) -> Option<Self> {
         let (instructions, rest) = bytes.as_chunks::<8>();
         if instructions.is_empty() || !rest.is_empty() {
             return None;
@@ -87,7 +91,7 @@ impl Filter {
             jf,
             k: u32::from_ne_bytes(k),
         };
-        Some(Self(instructions.iter().map(|bytes| filter(*bytes)).collect()))
+        Some(Self { instructions: instructions.iter().map(|bytes| filter(*bytes)).collect(), flags })
     }
 }
 
@@ -310,10 +314,10 @@ mod tests {
 
     #[test]
     fn a_filter_is_whole_instructions_and_is_loaded() {
-        assert!(Filter::from_bytes(&[]).is_none());
-        assert!(Filter::from_bytes(&[0; 12]).is_none());
+        assert!(Filter::from_bytes(&[], 0).is_none());
+        assert!(Filter::from_bytes(&[0; 12], 0).is_none());
         // BPF_RET | BPF_K, SECCOMP_RET_ALLOW.
-        let allow = Filter::from_bytes(&[0x06, 0, 0, 0, 0, 0, 0xff, 0x7f]).unwrap();
+        let allow = Filter::from_bytes(&[0x06, 0, 0, 0, 0, 0, 0xff, 0x7f], 0).unwrap();
         let exit = in_child(|| {
             rustix::thread::set_no_new_privs(true).unwrap();
             i32::from(load_seccomp(&allow).is_err())

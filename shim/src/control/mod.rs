@@ -1,3 +1,246 @@
-//! x
-/// x
-pub fn serve(_id: &str) -> crate::fault::Result<()> { Ok(()) }
+//! The long-lived part of the shim: one thread, one epoll, nothing in it that may wait.
+//!
+//! ```text
+//!   Building --Ready--> Gate --Start--> Opening --execve--> Running
+//!      |                  |                |                   |
+//!      | fault            +---- init ends -+-------------------+
+//!      v                                   v
+//!   Undoing --children reaped--> (end)   Draining --log complete, record written--> (end)
+//! ```
+//!
+//! Every state but the last two can also go to Undoing: before Commit when the first agent's connection closes.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use holdfast_pod::channel;
+use holdfast_pod::protocol::SOCKET_NAME;
+use holdfast_sys::{process, socket};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
+
+use crate::fault::{OrFail, Result};
+
+mod agents;
+mod calls;
+mod cgroup;
+mod container;
+mod create;
+mod exec;
+mod exit;
+mod poll;
+mod record;
+mod tree;
+
+use agents::{Agents, Asked};
+use container::Container;
+use exec::Exec;
+use poll::{Poll, Token};
+
+/// Serves the agent on descriptor 0 and everybody who connects later, until the container is over.
+///
+/// # Errors
+/// What keeps it from beginning.
+pub fn serve(id: &str) -> Result<()> {
+    let first = take_first_connection()?;
+    let mut shim = Shim::new(id, first)?;
+    while !shim.over {
+        shim.turn()?;
+    }
+    shim.leave();
+    Ok(())
+}
+
+/// Descriptor 0, moved out of the way: a child's stdin must never be the agent's socket.
+fn take_first_connection() -> Result<OwnedFd> {
+    const STAGE: &str = "take the agent's connection from descriptor 0";
+    let connection = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).or_fail(STAGE)?;
+    let null =
+        openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).or_fail("open /dev/null")?;
+    rustix::stdio::dup2_stdin(&null).or_fail(STAGE)?;
+    Ok(connection)
+}
+
+/// The process.
+struct Shim {
+    id: String,
+    poll: Poll,
+    run_dir: OwnedFd,
+    listener: OwnedFd,
+    signals: SignalFd,
+    agents: Agents,
+    /// For what comes in; pages that no message has needed cost nothing.
+    buffer: Vec<u8>,
+    container: Option<Container>,
+    execs: Vec<Exec>,
+    serial: u32,
+    over: bool,
+}
+
+impl Shim {
+    fn new(id: &str, first: OwnedFd) -> Result<Self> {
+        let signals = take_signals()?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let run_dir = openat(CWD, ".", flags, Mode::empty()).or_fail("open run directory")?;
+        let listener = socket::listen_at(run_dir.as_fd(), SOCKET_NAME).or_fail("listen")?;
+        rustix::io::ioctl_fionbio(&listener, true).or_fail("listen")?;
+        let poll = Poll::new().or_fail("epoll")?;
+        poll.add(&listener, Token::Listener).or_fail("epoll")?;
+        poll.add(&signals, Token::Signals).or_fail("epoll")?;
+        let mut shim = Self {
+            id: id.to_owned(),
+            poll,
+            run_dir,
+            listener,
+            signals,
+            agents: Agents::default(),
+            buffer: channel::buffer(),
+            container: None,
+            execs: Vec::new(),
+            serial: 0,
+            over: false,
+        };
+        let first = shim.agents.add(first);
+        shim.watch_agent(first);
+        Ok(shim)
+    }
+
+    /// Waits once and does what there is to do.
+    fn turn(&mut self) -> Result<()> {
+        let limit = self.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
+        let mut children = false;
+        for token in self.poll.wait(limit).or_fail("epoll")? {
+            match token {
+                Token::Listener => self.accept(),
+                Token::Signals => {
+                    while let Ok(Some(_)) = self.signals.read_signal() {}
+                    children = true;
+                }
+                Token::Agent(agent) => self.agent_speaks(agent),
+                Token::Link => self.link_speaks(),
+                Token::ExecLink(serial) => self.exec_link_speaks(serial),
+                Token::Pump => self.pump_speaks(),
+                Token::Oom => self.look_for_oom(),
+            }
+        }
+        if children {
+            self.reap();
+        }
+        self.check_deadlines();
+        self.check_end();
+        Ok(())
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let execs = self.execs.iter().filter_map(|exec| exec.deadline);
+        execs.chain(self.container.as_ref().and_then(|container| container.deadline)).min()
+    }
+
+    fn check_deadlines(&mut self) {
+        let now = Instant::now();
+        if self.container.as_ref().is_some_and(|container| container.deadline.is_some_and(|at| at <= now)) {
+            self.container_is_late();
+        }
+        let late: Vec<u32> = self
+            .execs
+            .iter()
+            .filter(|exec| exec.deadline.is_some_and(|at| at <= now))
+            .map(|exec| exec.serial)
+            .collect();
+        late.into_iter().for_each(|serial| self.exec_is_late(serial));
+    }
+
+    fn accept(&mut self) {
+        while let Ok(connection) = socket::accept(&self.listener) {
+            let agent = self.agents.add(connection);
+            self.watch_agent(agent);
+        }
+    }
+
+    fn watch_agent(&mut self, agent: u32) {
+        let watched = self.agents.find(agent).map(|fd| self.poll.add(fd, Token::Agent(agent)));
+        if !matches!(watched, Some(Ok(()))) {
+            self.agents.remove(agent);
+        }
+    }
+
+    /// One packet; the next ones are told of again.
+    fn agent_speaks(&mut self, agent: u32) {
+        let Some(fd) = self.agents.find(agent) else { return };
+        match channel::recv(fd, &mut self.buffer) {
+            Ok(Some((call, fds))) => self.obey(agent, call, fds),
+            Ok(None) => self.agent_is_gone(agent),
+            Err(channel::ChannelError::WouldBlock) => {}
+            Err(e) => {
+                // Without its number nobody can be answered; the agent sees the end and connects anew.
+                eprintln!("holdfast-shim {}: {e}", self.id);
+                self.agent_is_gone(agent);
+            }
+        }
+    }
+
+    fn agent_is_gone(&mut self, agent: u32) {
+        if let Some(fd) = self.agents.find(agent) {
+            self.poll.remove(fd);
+        }
+        let first = self.agents.is_first(agent);
+        self.agents.remove(agent);
+        self.end_execs_of(agent);
+        if first {
+            match self.container.as_ref().map(|container| container.committed) {
+                None => self.over = true,
+                Some(false) => self.undo(None),
+                Some(true) => {}
+            }
+        }
+    }
+
+    fn answer(&mut self, asked: Asked, answer: holdfast_pod::protocol::Answer) {
+        if !self.agents.answer(asked, answer) {
+            self.agent_is_gone(asked.agent);
+        }
+    }
+
+    fn tell(&mut self, event: holdfast_pod::protocol::Event) {
+        if let Err(agent) = self.agents.tell(event) {
+            self.agent_is_gone(agent);
+        }
+    }
+
+    /// The socket goes last: while it is there, the shim is.
+    fn leave(&self) {
+        let _ = unlinkat(&self.run_dir, SOCKET_NAME, AtFlags::empty());
+    }
+}
+
+/// Everything that could end us by accident is blocked and read, and then ignored; SIGCHLD is what we wait for.
+fn take_signals() -> Result<SignalFd> {
+    let mut set = SigSet::empty();
+    for signal in [
+        Signal::SIGCHLD,
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGALRM,
+    ] {
+        set.add(signal);
+    }
+    set.thread_block().map_err(std::io::Error::from).or_fail("block signals")?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .map_err(std::io::Error::from)
+        .or_fail("signalfd")
+}
+
+/// A point in time that far from now; `None`: so far that it never comes.
+fn deadline(limit: Duration) -> Option<Instant> {
+    Instant::now().checked_add(limit)
+}
+
+/// Gives back what was needed only for a while.
+fn shrink() {
+    process::trim_heap();
+}

@@ -91,9 +91,11 @@ mod tests {
     }
 
     fn stream() -> impl Strategy<Value = Vec<u8>> {
-        let run = (prop_oneof![Just(b'\n'), Just(0), any::<u8>()], prop_oneof![1..4usize, 16_380..16_390usize]);
-        proptest::collection::vec(run, 0..8)
-            .prop_map(|runs| runs.into_iter().flat_map(|(byte, len)| std::iter::repeat_n(byte, len)).collect())
+        let run =
+            (prop_oneof![Just(b'\n'), Just(0), any::<u8>()], prop_oneof![1..4usize, 16_380..16_390usize]);
+        proptest::collection::vec(run, 0..8).prop_map(|runs| {
+            runs.into_iter().flat_map(|(byte, len)| std::iter::repeat_n(byte, len)).collect()
+        })
     }
 
     proptest! {

@@ -64,7 +64,14 @@ impl Records {
     }
 
     /// Takes one record; writes first if there is no room, and drops the line if there is none then.
-    pub fn push(&mut self, sink: &mut impl Sink, stamp: &[u8], stream: Stream, tag: Tag, content: [&[u8]; 2]) {
+    pub fn push(
+        &mut self,
+        sink: &mut impl Sink,
+        stamp: &[u8],
+        stream: Stream,
+        tag: Tag,
+        content: [&[u8]; 2],
+    ) {
         let number = stream as usize;
         let len = FRAME + content[0].len() + content[1].len();
         if self.lines[number].dropping {
@@ -74,7 +81,8 @@ impl Records {
             return;
         }
         // An end for a line whose rest was dropped: without it a reader would join it to the next one.
-        let close = self.lines[number].open && tag == Tag::Full && content[0].is_empty() && content[1].is_empty();
+        let close =
+            self.lines[number].open && tag == Tag::Full && content[0].is_empty() && content[1].is_empty();
         // Room is kept for one such end a stream, so that it can always be told.
         let kept = if close { 0 } else { 2 * FRAME };
         if self.len + len + kept > CAPACITY {
@@ -183,7 +191,11 @@ mod tests {
 
     fn contents(file: &[u8]) -> Vec<(String, usize)> {
         let text = std::str::from_utf8(file).unwrap();
-        assert!(text.is_empty() || text.ends_with('\n'), "torn: {:?}", &text[text.len().saturating_sub(80)..]);
+        assert!(
+            text.is_empty() || text.ends_with('\n'),
+            "torn: {:?}",
+            &text[text.len().saturating_sub(80)..]
+        );
         text.lines()
             .map(|line| {
                 let mut parts = line.splitn(4, ' ');

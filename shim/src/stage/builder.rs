@@ -84,7 +84,8 @@ fn build(rootfs: &Rootfs, label: Option<&str>, user_namespace: Option<&OwnedFd>)
     };
     let fs = FileSystem::open("tmpfs").or_fail(STAGE)?;
     let desk = fs.mount(0).or_fail(STAGE)?;
-    let here = openat(CWD, ".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).or_fail(STAGE)?;
+    let here =
+        openat(CWD, ".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).or_fail(STAGE)?;
     mount::attach(&desk, here).or_fail(STAGE)?;
     let place = |name: &str| -> Result<OwnedFd> {
         rustix::fs::mkdirat(&desk, name, Mode::from_raw_mode(0o700)).or_fail(STAGE)?;
@@ -103,14 +104,17 @@ fn build(rootfs: &Rootfs, label: Option<&str>, user_namespace: Option<&OwnedFd>)
         let _ = write!(options, ",context=\"{label}\"");
     }
     if options.len() > LONGEST_OPTIONS {
-        let text = format!("this kernel cannot stack {} layers: squash the image, or use Linux 6.8", layers.len());
+        let text =
+            format!("this kernel cannot stack {} layers: squash the image, or use Linux 6.8", layers.len());
         return Err(crate::fault::invalid(STAGE, text));
     }
     let target = place("root")?;
     let options = std::ffi::CString::new(options).map_err(|_| internal(STAGE, "zero byte in a path"))?;
     let flags = rustix::mount::MountFlags::empty();
-    rustix::mount::mount("overlay", of_descriptor(&target), "overlay", flags, options.as_c_str()).or_fail(STAGE)?;
-    let made = openat(&desk, "root", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).or_fail(STAGE)?;
+    rustix::mount::mount("overlay", of_descriptor(&target), "overlay", flags, options.as_c_str())
+        .or_fail(STAGE)?;
+    let made = openat(&desk, "root", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .or_fail(STAGE)?;
     mount::copy_tree(made.as_fd(), Path::new(""), false).or_fail(STAGE)
 }
 

@@ -47,7 +47,9 @@ pub fn layout(launch: &Launch) -> Result<Layout> {
         return Ok(Layout::Unified);
     }
     let mut text = String::new();
-    File::open("/proc/self/cgroup").and_then(|mut file| file.read_to_string(&mut text)).or_fail("read /proc/self/cgroup")?;
+    File::open("/proc/self/cgroup")
+        .and_then(|mut file| file.read_to_string(&mut text))
+        .or_fail("read /proc/self/cgroup")?;
     Ok(Layout::Hierarchies(hierarchies(&text)))
 }
 
@@ -71,14 +73,21 @@ fn hierarchies(text: &str) -> Vec<String> {
 pub fn mount(layout: &Layout, options: &Options, target: &OwnedFd, path: &Path, root: &Root) -> Result<()> {
     match layout {
         Layout::Unified => {
-            let mount = FileSystem::open("cgroup2").and_then(|fs| fs.mount(options.set)).or_fail("mount cgroup2")?;
+            let mount =
+                FileSystem::open("cgroup2").and_then(|fs| fs.mount(options.set)).or_fail("mount cgroup2")?;
             attach(mount, target).or_fail("attach cgroup2")
         }
         Layout::Hierarchies(all) => mount_hierarchies(all, options, target, path, root),
     }
 }
 
-fn mount_hierarchies(all: &[String], options: &Options, target: &OwnedFd, path: &Path, root: &Root) -> Result<()> {
+fn mount_hierarchies(
+    all: &[String],
+    options: &Options,
+    target: &OwnedFd,
+    path: &Path,
+    root: &Root,
+) -> Result<()> {
     let fs = FileSystem::open("tmpfs").or_fail("mount /sys/fs/cgroup")?;
     fs.string("mode", "755").or_fail("mount /sys/fs/cgroup")?;
     let top = fs.mount(options.set & !holdfast_sys::mount::RDONLY).or_fail("mount /sys/fs/cgroup")?;

@@ -35,10 +35,13 @@ pub fn prepare(process: &Process, raw_env: &[Vec<u8>], home: &str) -> Result<Com
         environment.push(format!("HOME={home}").into_bytes());
     }
     let path = value_of(&environment, b"PATH=").unwrap_or(DEFAULT_PATH.as_bytes());
-    let candidates = candidates(&name, path).into_iter().map(CString::new).collect::<std::result::Result<_, _>>();
+    let candidates =
+        candidates(&name, path).into_iter().map(CString::new).collect::<std::result::Result<_, _>>();
     let candidates = candidates.map_err(zero)?;
-    let strings = |all: Vec<Vec<u8>>| all.into_iter().map(CString::new).collect::<std::result::Result<Vec<_>, _>>();
-    let arguments = strings(arguments.iter().map(|argument| argument.clone().into_bytes()).collect()).map_err(zero)?;
+    let strings =
+        |all: Vec<Vec<u8>>| all.into_iter().map(CString::new).collect::<std::result::Result<Vec<_>, _>>();
+    let arguments =
+        strings(arguments.iter().map(|argument| argument.clone().into_bytes()).collect()).map_err(zero)?;
     let program = Program::new(arguments, strings(environment).map_err(zero)?);
     Ok(Command { program, candidates, name })
 }
@@ -82,7 +85,10 @@ impl Command {
         let text = if self.name.contains('/') {
             format!("{:?} is not in the image: name a program that is", self.name)
         } else {
-            format!("{:?} is not in the PATH of the image: name a program that is, or give its full path", self.name)
+            format!(
+                "{:?} is not in the PATH of the image: name a program that is, or give its full path",
+                self.name
+            )
         };
         failure(FaultKind::NotFound, "run command", Errno::NOENT.raw_os_error(), text)
     }
@@ -142,7 +148,8 @@ pub fn set_label(process: &Process, proc: Option<BorrowedFd<'_>>) -> Result<()> 
     }
     if let Some(label) = some(process.selinux_label()) {
         let stage = format!("set SELinux label {label}");
-        write_label(proc, "thread-self/attr/exec", &label).or_invalid(&stage, "is it a label of this node's policy?")?;
+        write_label(proc, "thread-self/attr/exec", &label)
+            .or_invalid(&stage, "is it a label of this node's policy?")?;
     }
     Ok(())
 }
@@ -171,7 +178,9 @@ mod tests {
     fn a_missing_command_and_a_directory_are_told_apart() {
         let command = |name: &str| {
             let mut process = Process::default();
-            process.set_args(Some(vec![name.to_owned()])).set_env(Some(vec!["PATH=/nowhere:/usr".to_owned()]));
+            process
+                .set_args(Some(vec![name.to_owned()]))
+                .set_env(Some(vec!["PATH=/nowhere:/usr".to_owned()]));
             let command = prepare(&process, &[], "/");
             command.map(|command| command.run())
         };
@@ -186,7 +195,8 @@ mod tests {
     fn a_working_directory_is_absolute_and_there() {
         let error = change_directory(Path::new("tmp")).map_or_else(|e| e.to_string(), |()| String::new());
         assert!(error.contains("absolute"), "{error}");
-        let error = change_directory(Path::new("/no/such")).map_or_else(|e| e.to_string(), |()| String::new());
+        let error =
+            change_directory(Path::new("/no/such")).map_or_else(|e| e.to_string(), |()| String::new());
         assert!(error.contains("/no/such"), "{error}");
     }
 }

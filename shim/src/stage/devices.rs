@@ -102,7 +102,9 @@ impl Fill<'_> {
             match rustix::fs::mkdirat(&self.at, &above, Mode::from_raw_mode(0o755)) {
                 Ok(()) => self.chown(&above, 0, 0)?,
                 Err(Errno::EXIST) => {}
-                Err(e) => return Err(e).or_fail(&format!("make directory of device {}", device.path().display())),
+                Err(e) => {
+                    return Err(e).or_fail(&format!("make directory of device {}", device.path().display()));
+                }
             }
         }
         // The spec may list a default device, or a link's name, with other rights.
@@ -132,9 +134,12 @@ fn number_of(device: &LinuxDevice) -> Result<(FileType, (u32, u32))> {
         LinuxDeviceType::C | LinuxDeviceType::U => FileType::CharacterDevice,
         LinuxDeviceType::B => FileType::BlockDevice,
         LinuxDeviceType::P => FileType::Fifo,
-        LinuxDeviceType::A => return Err(invalid(&stage, "type \"a\" is for cgroup rules, a node is c, b or p")),
+        LinuxDeviceType::A => {
+            return Err(invalid(&stage, "type \"a\" is for cgroup rules, a node is c, b or p"));
+        }
     };
-    let number = |part: i64| u32::try_from(part).map_err(|_| invalid(&stage, format!("{part} is no device number")));
+    let number =
+        |part: i64| u32::try_from(part).map_err(|_| invalid(&stage, format!("{part} is no device number")));
     Ok((kind, (number(device.major())?, number(device.minor())?)))
 }
 
@@ -144,7 +149,8 @@ pub fn outside_dev(launch: &Launch, root: &Root) -> Result<()> {
     for device in listed(launch).iter().filter(|device| !ours || !device.path().starts_with("/dev")) {
         let stage = stage_of(device);
         let (kind, (major, minor)) = number_of(device)?;
-        let (parent, name) = root.ensure_parent(device.path()).or_invalid(&stage, "choose another path for it")?;
+        let (parent, name) =
+            root.ensure_parent(device.path()).or_invalid(&stage, "choose another path for it")?;
         let mode = Mode::from_raw_mode(device.file_mode().unwrap_or(0o666) & 0o7777);
         match mknodat(&parent, name, kind, mode, makedev(major, minor)) {
             Ok(()) => {}

@@ -54,7 +54,7 @@ pub fn run(plan: &Plan<'_>) -> ! {
 fn outside(plan: &Plan<'_>) -> Result<()> {
     cgroup::enter(plan.tasks)?;
     let exec = launch::read_exec(plan.process)?;
-    let seccomp = launch::read_seccomp(plan.seccomp)?;
+    let seccomp = launch::read_seccomp(plan.seccomp, exec.seccomp_flags)?;
     // As the host's root, who alone may: the pipes are the agent's.
     own_stdio(plan, exec.process.user());
     let mut kept = vec![2, plan.link.as_raw_fd(), plan.init.as_raw_fd()];

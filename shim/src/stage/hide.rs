@@ -43,7 +43,8 @@ pub fn prepare(launch: &Launch) -> Result<Hidden> {
         return Ok(Hidden { scratch: None });
     }
     let scratch = FileSystem::open("tmpfs").and_then(|fs| fs.mount(NOSUID | NOEXEC)).or_fail(STAGE)?;
-    mknodat(&scratch, "null", FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(1, 3)).or_fail(STAGE)?;
+    mknodat(&scratch, "null", FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(1, 3))
+        .or_fail(STAGE)?;
     for name in ["empty", "0", "1"] {
         mkdirat(&scratch, name, Mode::from_raw_mode(0o555)).or_fail(STAGE)?;
     }

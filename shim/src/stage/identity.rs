@@ -6,7 +6,8 @@ use holdfast_sys::process::{Filter, load_seccomp, new_session_keyring, reset_sig
 use oci_spec::runtime::{Capabilities, PosixRlimit, PosixRlimitType, Process};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{
-    Gid, Uid, set_keep_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    Gid, Uid, set_keep_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid,
+    set_thread_res_uid,
 };
 
 use crate::fault::{OrFail, Result};

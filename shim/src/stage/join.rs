@@ -22,14 +22,15 @@ pub fn user_namespace(holder: BorrowedFd<'_>, launch: &Launch) -> Result<Option<
 pub fn pod(plan: &Plan<'_>, launch: &Launch) -> Result<()> {
     // Before anything of the pod can see us: no process of it may trace us, whatever its capabilities in there.
     hide_memory()?;
-    let with_target = if plan.pid_target.is_some() { ns::NEWPID } else { 0 };
-    let with_holder = launch.join & !with_target;
+    let mut with_holder = launch.join;
+    if let Some(target) = plan.pid_target {
+        // As the host's root: from within the pod's user namespace a target that may not be traced is out of reach.
+        ns::join(target, ns::NEWPID).or_fail("join the target container's pid namespace: is it running?")?;
+        with_holder &= !ns::NEWPID;
+    }
+    // In one call, for the same reason.
     if with_holder != 0 {
         ns::join(plan.holder, with_holder).or_fail("join the pod's namespaces: is its holder alive?")?;
-    }
-    // The target's pid namespace lies in the same user namespace, in which we have every capability now.
-    if let Some(target) = plan.pid_target {
-        ns::join(target, ns::NEWPID).or_fail("join the target container's pid namespace: is it running?")?;
     }
     if has_user_namespace(launch) {
         become_root_inside()?;

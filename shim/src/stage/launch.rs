@@ -38,11 +38,11 @@ fn parse<T: DeserializeOwned>(fd: BorrowedFd<'_>) -> Result<T> {
 }
 
 /// Reads the seccomp program's memfd.
-pub fn read_seccomp(fd: Option<BorrowedFd<'_>>) -> Result<Option<Filter>> {
+pub fn read_seccomp(fd: Option<BorrowedFd<'_>>, flags: u32) -> Result<Option<Filter>> {
     const STAGE: &str = "read seccomp program";
     let Some(fd) = fd else { return Ok(None) };
     let bytes = memfd::read_sealed(fd, LONGEST_PROGRAM).or_fail(STAGE)?;
-    let program = Filter::from_bytes(&bytes);
+    let program = Filter::from_bytes(&bytes, flags);
     program.map(Some).ok_or_else(|| internal(STAGE, format!("{} bytes are no BPF program", bytes.len())))
 }
 

@@ -105,7 +105,7 @@ fn outside(plan: &Plan<'_>) -> Result<()> {
     }
     at(Step::ReadLaunch);
     let launch = launch::read(plan.launch)?;
-    let seccomp = launch::read_seccomp(plan.seccomp)?;
+    let seccomp = launch::read_seccomp(plan.seccomp, launch.seccomp_flags)?;
     // The host's paths exist only here, and only the initial user namespace may id-map a mount.
     at(Step::OpenSources);
     let user_namespace = join::user_namespace(plan.holder, &launch)?;
@@ -219,9 +219,8 @@ fn inside(plan: &Plan<'_>, taken: &mut Taken) -> Result<()> {
         warnings: std::mem::take(&mut taken.warnings),
     };
     let master = terminal.as_ref().map(|terminal| terminal.master.as_fd());
-    link::report(plan.link, &Report::Ready(ready), master).map_err(|e| {
-        crate::fault::internal("report to the shim", e.to_string())
-    })?;
+    link::report(plan.link, &Report::Ready(ready), master)
+        .map_err(|e| crate::fault::internal("report to the shim", e.to_string()))?;
     link::await_byte(plan.link, link::GO).or_fail("wait at the gate")?;
     // After the gate only what a profile that forbids everything but execve still allows.
     at(Step::Run);

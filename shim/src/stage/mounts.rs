@@ -99,7 +99,8 @@ impl<'a> One<'a> {
 
     fn target(&self, kind: Kind) -> Result<OwnedFd> {
         let what = if kind == Kind::Directory { "directory" } else { "file" };
-        let advice = format!("the mount point has to be a {what} in the image, or something that can be made");
+        let advice =
+            format!("the mount point has to be a {what} in the image, or something that can be made");
         self.root.ensure(self.path, kind).or_invalid(&self.stage, &advice)
     }
 

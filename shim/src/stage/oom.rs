@@ -20,7 +20,9 @@ pub fn adjust(launch: &Launch) -> Result<Vec<String>> {
             // What we have is the lowest that is known to be allowed.
             let now = fs::read_to_string(PATH).or_fail("read oom_score_adj")?;
             let now = now.trim();
-            Ok(vec![format!("oom_score_adj is {now} instead of {wanted}: lowering it takes CAP_SYS_RESOURCE")])
+            Ok(vec![format!(
+                "oom_score_adj is {now} instead of {wanted}: lowering it takes CAP_SYS_RESOURCE"
+            )])
         }
         other => other.or_fail("set oom_score_adj").map(|()| Vec::new()),
     }

@@ -1,7 +1,8 @@
 //! Mount options as runtime specs write them (mount(8), runtime-spec config.md), sorted by what the kernel wants.
 
 use holdfast_sys::mount::{
-    self, ATIME_MASK, NOATIME, NODEV, NODIRATIME, NOEXEC, NOSUID, NOSYMFOLLOW, Propagation, RDONLY, STRICTATIME,
+    self, ATIME_MASK, NOATIME, NODEV, NODIRATIME, NOEXEC, NOSUID, NOSYMFOLLOW, Propagation, RDONLY,
+    STRICTATIME,
 };
 
 /// Sorted options.
@@ -42,7 +43,8 @@ impl Options {
             "idmap" => self.map_all = false,
             "ridmap" => self.map_all = true,
             // Nothing to do: what the kernel does anyway, or what only fstab reads.
-            "defaults" | "async" | "loud" | "norelatime" | "nomand" | "auto" | "noauto" | "user" | "nofail" | "" => {}
+            "defaults" | "async" | "loud" | "norelatime" | "nomand" | "auto" | "noauto" | "user"
+            | "nofail" | "" => {}
             _ => {
                 if let Some(propagation) = propagation(option) {
                     self.propagation = Some(propagation);
@@ -68,7 +70,8 @@ impl Options {
         let (propagation, recursive) = self.propagation.unwrap_or((Propagation::Private, true));
         let change = mount::Change { propagation: Some(propagation), ..mount::Change::default() };
         if !recursive {
-            let private = mount::Change { propagation: Some(Propagation::Private), ..mount::Change::default() };
+            let private =
+                mount::Change { propagation: Some(Propagation::Private), ..mount::Change::default() };
             mount::set_attributes(tree, true, private)?;
         }
         mount::set_attributes(tree, recursive, change)

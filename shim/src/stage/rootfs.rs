@@ -33,7 +33,8 @@ pub fn make(launch: &Launch, user_namespace: Option<&OwnedFd>) -> Result<OwnedFd
     if let ([only], true) = (rootfs.layers.as_slice(), rootfs.upper.as_os_str().is_empty()) {
         return layer(only, user_namespace).or_fail(STAGE);
     }
-    let label = linux(launch).and_then(|linux| linux.mount_label().as_deref()).filter(|label| !label.is_empty());
+    let label =
+        linux(launch).and_then(|linux| linux.mount_label().as_deref()).filter(|label| !label.is_empty());
     match overlay(rootfs, label, user_namespace) {
         Ok(mount) => Ok(mount),
         // `lowerdir+` came in 6.8, detached mounts as layers in 6.15: elsewhere somebody else makes it.
@@ -82,7 +83,9 @@ fn overlay(rootfs: &Rootfs, label: Option<&str>, user_namespace: Option<&OwnedFd
 
 /// By its name, which then shows in mountinfo, or by a descriptor if the name is too long or needs quoting.
 fn directory(fs: &FileSystem, key: &str, path: &Path, held: &mut Vec<OwnedFd>) -> CallResult<()> {
-    if let Some(name) = path.to_str().filter(|name| name.len() < LONGEST_STRING && !name.contains(['\\', ':', ','])) {
+    if let Some(name) =
+        path.to_str().filter(|name| name.len() < LONGEST_STRING && !name.contains(['\\', ':', ',']))
+    {
         return fs.string(key, name);
     }
     let fd = openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())

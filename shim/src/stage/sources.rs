@@ -71,7 +71,11 @@ fn open_one(mount: &Mount, options: &Options, user_namespace: Option<&OwnedFd>) 
         return Err(invalid(&stage, format!("the source of the mount at {target} is not an absolute path")));
     }
     let tree = mount::copy_path(path, options.recursive).map_err(|e| {
-        let advice = if e.is(Errno::NOENT) { "make it on the host, or take the mount out" } else { "see the path on the host" };
+        let advice = if e.is(Errno::NOENT) {
+            "make it on the host, or take the mount out"
+        } else {
+            "see the path on the host"
+        };
         crate::fault::failure(
             holdfast_pod::protocol::FaultKind::Invalid,
             &stage,
@@ -82,8 +86,10 @@ fn open_one(mount: &Mount, options: &Options, user_namespace: Option<&OwnedFd>) 
     options.apply(&tree).or_invalid(&stage, "the kernel refuses these options for this source")?;
     if let Some(map) = user_namespace.filter(|_| is_mapped(mount)) {
         let change = Change { id_map: Some(map.as_fd()), ..Change::default() };
-        mount::set_attributes(&tree, options.map_all, change)
-            .or_invalid(&stage, "its file system has no id-mapped mounts: leave the id mappings out, or move it")?;
+        mount::set_attributes(&tree, options.map_all, change).or_invalid(
+            &stage,
+            "its file system has no id-mapped mounts: leave the id mappings out, or move it",
+        )?;
     }
     let directory = is_directory(&tree, path).or_fail(&stage)?;
     Ok(Source { tree, directory })

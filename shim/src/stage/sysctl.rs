@@ -20,7 +20,9 @@ pub fn apply(launch: &Launch, made: &Made) -> Result<()> {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
         let file = openat2(proc.as_fd(), path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty(), resolve)
             .or_invalid(&stage, "the kernel has no such sysctl for this container")?;
-        File::from(file).write_all(value.as_bytes()).or_invalid(&stage, "the kernel does not take this value")?;
+        File::from(file)
+            .write_all(value.as_bytes())
+            .or_invalid(&stage, "the kernel does not take this value")?;
     }
     Ok(())
 }

@@ -63,7 +63,10 @@ fn read_capped(file: &OwnedFd, stage: &str) -> Result<Vec<u8>> {
             Err(e) => return Err(e).or_fail(stage),
         }
         if bytes.len() > LONGEST {
-            return Err(invalid(stage, format!("it is longer than {LONGEST} bytes: use an image with a shorter one")));
+            return Err(invalid(
+                stage,
+                format!("it is longer than {LONGEST} bytes: use an image with a shorter one"),
+            ));
         }
     }
 }

@@ -1,0 +1,121 @@
+//! What the shim knows of its container.
+
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use holdfast_pod::protocol::{Create, Created, ExitRecord, Failure, Phase};
+use holdfast_sys::clone::Child;
+use holdfast_sys::pidfd;
+
+use super::agents::Asked;
+use super::cgroup::Cgroup;
+use crate::link::{Progress, Ready};
+use crate::pump::{Input, LogFile, Pump};
+
+/// Where it stands.
+#[derive(Debug)]
+pub enum Stage {
+    /// The stages are at work.
+    Building,
+    /// At the gate.
+    Gate,
+    /// The gate is open, the command not yet known to run.
+    Opening,
+    /// The command runs.
+    Running,
+    /// Everything is being taken back; then this is the answer to Create.
+    Undoing(Option<Failure>),
+    /// Its init is gone, its log is still being written.
+    Draining(ExitRecord),
+}
+
+impl Stage {
+    /// As the protocol has it.
+    pub fn phase(&self) -> Phase {
+        match self {
+            Self::Building | Self::Undoing(_) => Phase::Creating,
+            Self::Gate | Self::Opening => Phase::Created,
+            // It is over for the world when the record is written, and then we are gone.
+            Self::Running | Self::Draining(_) => Phase::Running,
+        }
+    }
+
+    /// There is a process at the gate or beyond.
+    pub fn has_init(&self) -> bool {
+        matches!(self, Self::Gate | Self::Opening | Self::Running)
+    }
+
+    /// Why a call is refused.
+    pub fn description(&self) -> &'static str {
+        match self {
+            Self::Building => "the container is still being made",
+            Self::Gate => "the container is made but not started",
+            Self::Opening => "the container is being started",
+            Self::Running => "the container runs already",
+            Self::Undoing(_) => "the container is being taken back",
+            Self::Draining(_) => "the container has ended",
+        }
+    }
+}
+
+/// The container.
+#[derive(Debug)]
+pub struct Container {
+    /// What was asked for.
+    pub create: Create,
+    /// Where the exit record goes.
+    pub state_dir: OwnedFd,
+    /// Its cgroups.
+    pub cgroup: Cgroup,
+    /// Where it stands.
+    pub stage: Stage,
+    /// Stage 1, until it is reaped.
+    pub helper: Option<Child>,
+    /// init, until it is reaped.
+    pub init: Option<Child>,
+    /// To the stages, until the command runs.
+    pub link: Option<OwnedFd>,
+    /// How far the stages are, until the gate.
+    pub progress: Option<Progress>,
+    /// What stood at the gate.
+    pub ready: Ready,
+    /// What Create was answered.
+    pub created: Created,
+    /// Who waits for Create or Start.
+    pub asked: Option<Asked>,
+    /// When something has to have happened.
+    pub deadline: Option<Instant>,
+    /// The agent has recorded it.
+    pub committed: bool,
+    /// Nanoseconds since the epoch; 0: not started.
+    pub started_at_ns: i64,
+    /// Why the command does not run.
+    pub start_error: Option<Failure>,
+    /// What the pump will read, until it starts.
+    pub input: Option<Input>,
+    /// Where the pump will write, until it starts.
+    pub log: Option<LogFile>,
+    /// The pump.
+    pub pump: Option<Pump>,
+    /// Our end of its stdin, for those who attach.
+    pub stdin: Option<OwnedFd>,
+    /// Master of its terminal, for its size.
+    pub terminal: Option<OwnedFd>,
+    /// Who waits for the log to be reopened, and for which time.
+    pub reopening: Vec<(u32, Asked)>,
+    /// Who waits for our end.
+    pub shutdown: Option<Asked>,
+}
+
+impl Container {
+    /// SIGKILL for everything of it that there is.
+    pub fn kill_everything(&self) {
+        for child in self.init.iter().chain(&self.helper) {
+            let _ = pidfd::kill(&child.pidfd);
+        }
+        // With a pid namespace of its own, all goes with its init.
+        if !self.create.own_pid_namespace && !matches!(self.stage, Stage::Building) {
+            self.cgroup.kill_all();
+        }
+    }
+}

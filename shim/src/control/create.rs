@@ -1,0 +1,339 @@
+//! Create: from the call to the gate, and back if something fails.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use holdfast_pod::channel::{self, ChannelError};
+use holdfast_pod::protocol::{Answer, Create, Created, Failure, FaultKind, FdRole};
+use holdfast_sys::clone::{Birth, Child, Forked, fork};
+use holdfast_sys::{pidfd, proc, socket};
+use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, fchown, openat};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::agents::Asked;
+use super::calls::{Passed, wrong_phase};
+use super::cgroup::Cgroup;
+use super::container::{Container, Stage};
+use super::poll::Token;
+use super::{Shim, deadline, shrink};
+use crate::fault::{OrFail, Result, failure, internal};
+use crate::link::{self, Progress, Ready, Report, host_id};
+use crate::pump::{Input, LogFile, Pump};
+use crate::stage::{self, Plan, Stdio};
+
+/// If the agent names no limit.
+const DEFAULT_LIMIT: Duration = Duration::from_secs(120);
+/// How long killed children may take to go.
+const UNDO_LIMIT: Duration = Duration::from_secs(10);
+
+/// Our ends and the container's.
+struct Ends {
+    theirs: Stdio,
+    input: Option<Input>,
+    stdin: Option<OwnedFd>,
+}
+
+impl Ends {
+    fn make(create: &Create) -> Result<Self> {
+        const STAGE: &str = "make stdio";
+        if create.tty {
+            return Ok(Self { theirs: Stdio::Terminal, input: None, stdin: None });
+        }
+        // Pipes, not sockets: a program may open /dev/stdout by its name.
+        let pipe = || pipe_with(PipeFlags::CLOEXEC).or_fail(STAGE);
+        let (stdin, ours) = if create.stdin {
+            let (theirs, ours) = pipe()?;
+            (theirs, Some(ours))
+        } else {
+            let null = openat(CWD, "/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+            (null.or_fail("open /dev/null")?, None)
+        };
+        let ((stdout, out), (stderr, err)) = (pipe()?, pipe()?);
+        let input = Input::Pipes { stdout, stderr };
+        Ok(Self { theirs: Stdio::Three([stdin, out, err]), input: Some(input), stdin: ours })
+    }
+}
+
+fn open_log(create: &Create) -> Result<Option<LogFile>> {
+    let Some(path) = &create.log_path else { return Ok(None) };
+    let stage = format!("open log file {}", path.display());
+    LogFile::open(path).or_invalid(&stage, "make the pod's log directory on the host first").map(Some)
+}
+
+impl Shim {
+    /// Clones stage 1. What comes of it is heard over the link.
+    pub fn create(&mut self, asked: Asked, create: Create, passed: Passed) -> Result<()> {
+        if self.container.is_some() {
+            return Err(wrong_phase("create", "this shim has a container already"));
+        }
+        // From here on a failure ends us: nothing would be left to be asked for.
+        let made = self.begin(asked, create, passed);
+        self.over = made.is_err();
+        made
+    }
+
+    fn begin(&mut self, asked: Asked, create: Create, mut passed: Passed) -> Result<()> {
+        const STAGE: &str = "create";
+        let launch = passed.need(FdRole::Launch, STAGE)?;
+        let state_dir = passed.need(FdRole::StateDir, STAGE)?;
+        let holder = passed.need(FdRole::Holder, STAGE)?;
+        let seccomp = passed.take(FdRole::Seccomp);
+        let pid_target = passed.take(FdRole::PidTarget);
+        let mut cgroup = Cgroup::default();
+        cgroup.take(&mut passed);
+        let log = open_log(&create)?;
+        let ends = Ends::make(&create)?;
+        let progress = Progress::new().or_fail(STAGE)?;
+        let (ours, theirs) = socket::pair().or_fail(STAGE)?;
+        if !create.own_pid_namespace {
+            // What its first process leaves behind in our pid namespace becomes ours to reap.
+            rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))
+                .or_fail("become subreaper")?;
+        }
+        let birth = Birth { cgroup: cgroup.dir.as_ref().map(AsFd::as_fd), ..Birth::default() };
+        let helper = match fork(birth).or_fail("clone stage 1 into the container's cgroup")? {
+            Forked::Parent(child) => child,
+            Forked::Child => stage::run(&Plan {
+                create: &create,
+                launch: launch.as_fd(),
+                seccomp: seccomp.as_ref().map(AsFd::as_fd),
+                holder: holder.as_fd(),
+                pid_target: pid_target.as_ref().map(AsFd::as_fd),
+                tasks: &cgroup.tasks,
+                stdio: &ends.theirs,
+                link: theirs.as_fd(),
+                progress: &progress,
+            }),
+        };
+        self.poll.add(&ours, Token::Link).or_fail("epoll")?;
+        if create.await_placement {
+            self.answer(asked, Answer::Placing { pid: helper.pid });
+        }
+        let limit = Some(create.timeout_ms).filter(|ms| *ms > 0).map_or(DEFAULT_LIMIT, Duration::from_millis);
+        self.container = Some(Container {
+            create,
+            state_dir,
+            cgroup,
+            stage: Stage::Building,
+            helper: Some(helper),
+            init: None,
+            link: Some(ours),
+            progress: Some(progress),
+            ready: Ready::default(),
+            created: Created::default(),
+            asked: Some(asked),
+            deadline: deadline(limit),
+            committed: false,
+            started_at_ns: 0,
+            start_error: None,
+            input: ends.input,
+            log,
+            pump: None,
+            stdin: ends.stdin,
+            terminal: None,
+            reopening: Vec::new(),
+            shutdown: None,
+        });
+        self.watch_oom();
+        Ok(())
+    }
+
+    /// systemd driver: the cgroup is there.
+    pub fn placed(&mut self, mut passed: Passed) -> Result<Answer> {
+        const STAGE: &str = "placed";
+        let building = |stage: &Stage| matches!(stage, Stage::Building);
+        let container = self.container_in(STAGE, building)?;
+        container.cgroup.take(&mut passed);
+        let link = container.link.as_ref().ok_or_else(|| wrong_phase(STAGE, "stage 1 has ended"))?;
+        let tasks: Vec<_> = container.cgroup.tasks.iter().map(AsFd::as_fd).collect();
+        link::tell(link, link::PLACED, &tasks).or_fail("tell stage 1 that it is placed")?;
+        self.watch_oom();
+        Ok(Answer::Ok)
+    }
+
+    /// The stages have something to say, or are gone.
+    pub fn link_speaks(&mut self) {
+        while let Some(link) = self.container.as_ref().and_then(|container| container.link.as_ref()) {
+            match channel::recv::<Report>(link, &mut self.buffer) {
+                Err(ChannelError::WouldBlock) => return,
+                Ok(Some((report, fds))) => self.stage_reports(report, fds),
+                Ok(None) => self.link_is_closed(),
+                Err(e) => {
+                    eprintln!("holdfast-shim {}: stage: {e}", self.id);
+                    self.link_is_closed();
+                }
+            }
+        }
+    }
+
+    fn stage_reports(&mut self, report: Report, mut fds: Vec<OwnedFd>) {
+        let Some(container) = self.container.as_mut() else { return };
+        match report {
+            Report::Born => {
+                let init = fds.pop().and_then(|pidfd| {
+                    let pid = pidfd::pid_of(&pidfd).ok().flatten()?;
+                    Some(Child { pid, pidfd })
+                });
+                container.init = init;
+                if matches!(container.stage, Stage::Undoing(_)) {
+                    container.kill_everything();
+                }
+            }
+            Report::Ready(ready) => {
+                if let Err(failure) = self.reach_gate(ready, fds.pop()) {
+                    self.undo(Some(failure));
+                }
+            }
+            Report::Failed(failure) => match container.stage {
+                Stage::Building => self.undo(Some(failure)),
+                Stage::Opening => {
+                    container.start_error = Some(failure.clone());
+                    if let Some(asked) = container.asked.take() {
+                        self.answer(asked, Answer::Failed(failure));
+                    }
+                }
+                _ => {}
+            },
+        }
+    }
+
+    /// Stage 2 stands at the gate: give it its pipes, start the pump, answer.
+    fn reach_gate(&mut self, ready: Ready, terminal: Option<OwnedFd>) -> Result<()> {
+        const STAGE: &str = "reach the gate";
+        let Some(container) = self.container.as_mut().filter(|one| matches!(one.stage, Stage::Building))
+        else {
+            return Ok(());
+        };
+        for warning in &ready.warnings {
+            eprintln!("holdfast-shim {}: {warning}", self.id);
+        }
+        let init = container.init.as_ref().ok_or_else(|| internal(STAGE, "its process is not known"))?;
+        let created = Created {
+            pid: init.pid,
+            start_time: proc::start_time(init.pid).or_fail(STAGE)?,
+            user: ready.user.clone(),
+        };
+        let input = match (terminal, container.input.take()) {
+            (Some(master), _) => {
+                container.terminal = Some(master.try_clone().or_fail(STAGE)?);
+                Input::Terminal(master)
+            }
+            (None, Some(input)) => {
+                own_pipes(&input, container.stdin.as_ref(), &ready)?;
+                input
+            }
+            (None, None) => return Err(internal(STAGE, "no terminal came")),
+        };
+        let pump = Pump::start(input, container.log.take()).or_fail("start log pump")?;
+        self.poll.add(pump.notice(), Token::Pump).or_fail("epoll")?;
+        container.pump = Some(pump);
+        container.created = created.clone();
+        container.ready = Ready { warnings: Vec::new(), ..ready };
+        container.progress = None;
+        container.deadline = None;
+        container.stage = Stage::Gate;
+        let asked = container.asked.take();
+        shrink();
+        if let Some(asked) = asked {
+            self.answer(asked, Answer::Created(created));
+        }
+        Ok(())
+    }
+
+    /// execve has closed it, or the stages have died.
+    fn link_is_closed(&mut self) {
+        let Some(container) = self.container.as_mut() else { return };
+        if let Some(link) = container.link.take() {
+            self.poll.remove(&link);
+        }
+        match container.stage {
+            Stage::Building => {
+                let step = container.progress.as_ref().map_or("unknown", Progress::name);
+                let text = "the stage ended without a word: was it killed, or short of memory?";
+                self.undo(Some(internal(step, text)));
+            }
+            Stage::Opening if container.start_error.is_none() => {
+                container.stage = Stage::Running;
+                let started_at_ns = container.started_at_ns;
+                if let Some(asked) = container.asked.take() {
+                    self.answer(asked, Answer::Started { started_at_ns });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes everything back. `failure` is the answer to Create, if somebody waits for one.
+    pub fn undo(&mut self, failure: Option<Failure>) {
+        let Some(container) = self.container.as_mut() else { return };
+        if matches!(container.stage, Stage::Undoing(_)) {
+            return;
+        }
+        container.kill_everything();
+        container.stage = Stage::Undoing(failure);
+        container.deadline = deadline(UNDO_LIMIT);
+        // Whoever is still at the gate sees that nobody will open it.
+        if let Some(link) = container.link.take() {
+            self.poll.remove(&link);
+        }
+        self.check_end();
+    }
+
+    /// A limit has passed.
+    pub fn container_is_late(&mut self) {
+        let Some(container) = self.container.as_mut() else { return };
+        container.deadline = None;
+        match container.stage {
+            Stage::Building => {
+                let step = container.progress.as_ref().map_or("unknown", Progress::name);
+                let text = format!("not done within {} ms", container.create.timeout_ms);
+                self.undo(Some(failure(FaultKind::Timeout, step, 0, text)));
+            }
+            // Children that do not go when killed wait for a disk: we do not.
+            Stage::Undoing(_) => self.finish_undo(),
+            Stage::Draining(_) => self.finish(),
+            _ => {}
+        }
+    }
+
+    /// Nothing is left of it.
+    pub fn finish_undo(&mut self) {
+        let Some(container) = self.container.as_mut() else { return };
+        let Stage::Undoing(failure) = &mut container.stage else { return };
+        let failure = failure.take();
+        let (asked, shutdown) = (container.asked.take(), container.shutdown.take());
+        remove_empty_log(&container.create);
+        self.over = true;
+        // Gone before anybody hears of it: who asks again must not meet what is left of the first try.
+        self.leave();
+        if let Some(asked) = asked {
+            let failure = failure.unwrap_or_else(|| internal("create", "it was taken back"));
+            self.answer(asked, Answer::Failed(failure));
+        }
+        if let Some(asked) = shutdown {
+            self.answer(asked, Answer::Ok);
+        }
+    }
+}
+
+/// The log that Create made, if nothing was written to it.
+fn remove_empty_log(create: &Create) {
+    if let Some(path) = &create.log_path {
+        if std::fs::metadata(path).is_ok_and(|log| log.is_file() && log.len() == 0) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Pipes belong to the user, who may then open /dev/stdout by its name.
+fn own_pipes(input: &Input, stdin: Option<&OwnedFd>, ready: &Ready) -> Result<()> {
+    let uid = Some(Uid::from_raw(host_id(&ready.uid_map, ready.user.uid)));
+    let gid = Some(Gid::from_raw(host_id(&ready.gid_map, ready.user.gid)));
+    if let Input::Pipes { stdout, stderr } = input {
+        // Both ends of a pipe are one inode.
+        for pipe in [Some(stdout), Some(stderr), stdin].into_iter().flatten() {
+            fchown(pipe, uid, gid).or_fail("give the pipes to the user")?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,255 @@
+//! Execs: further processes in the container.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use holdfast_pod::channel::{self, ChannelError};
+use holdfast_pod::protocol::{Answer, Event, Exec as Request, Failure, FaultKind, FdRole};
+use holdfast_sys::clone::{Birth, Child, Forked, fork};
+use holdfast_sys::pidfd::{self, Exit};
+use holdfast_sys::socket;
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
+
+use super::agents::Asked;
+use super::calls::{Passed, wrong_phase};
+use super::cgroup::Cgroup;
+use super::container::Stage;
+use super::poll::Token;
+use super::{Shim, deadline, tree};
+use crate::fault::{OrFail, Result, failure, internal};
+use crate::link::Report;
+use crate::stage::cgroup::unified_of;
+use crate::stage::exec::{self as stage, Plan, Stdio};
+
+/// Longest time until the command runs.
+const START_LIMIT: Duration = Duration::from_secs(60);
+const STAGE: &str = "exec";
+
+/// A further process.
+#[derive(Debug)]
+pub struct Exec {
+    /// Our number.
+    pub serial: u32,
+    /// The agent's.
+    id: u64,
+    /// Who asked, for the answer and for its end.
+    asked: Asked,
+    answered: bool,
+    /// To the stages, until the command runs.
+    link: Option<OwnedFd>,
+    /// The process that joined, until it is reaped.
+    helper: Option<Child>,
+    /// The process itself, until it is reaped.
+    process: Option<Child>,
+    /// When it has to be over, or to have begun.
+    pub deadline: Option<Instant>,
+    limit_ms: u64,
+    kill_on_disconnect: bool,
+    timed_out: bool,
+    /// How it ended.
+    exit: Option<Exit>,
+    failure: Option<Failure>,
+}
+
+impl Exec {
+    fn kill(&self, cgroup: &Cgroup) {
+        if let Some(process) = &self.process {
+            tree::kill(process, cgroup);
+        }
+        if let Some(helper) = &self.helper {
+            let _ = pidfd::kill(&helper.pidfd);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.link.is_none() && self.helper.is_none() && self.process.is_none()
+    }
+}
+
+fn take_stdio(passed: &mut Passed) -> Result<Stdio> {
+    if let Some(slave) = passed.take(FdRole::Console) {
+        return Ok(Stdio::Console(slave));
+    }
+    let mut one = |role| match passed.take(role) {
+        Some(fd) => Ok(fd),
+        None => {
+            openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).or_fail("open /dev/null")
+        }
+    };
+    Ok(Stdio::Three([one(FdRole::Stdin)?, one(FdRole::Stdout)?, one(FdRole::Stderr)?]))
+}
+
+impl Shim {
+    /// Clones the exec stage. What comes of it is heard over its link.
+    pub fn exec(&mut self, asked: Asked, request: &Request, mut passed: Passed) -> Result<()> {
+        let serial = self.serial;
+        let process = passed.need(FdRole::Process, STAGE)?;
+        let seccomp = passed.take(FdRole::Seccomp);
+        let stdio = take_stdio(&mut passed)?;
+        let container = self.container_in(STAGE, |stage| matches!(stage, Stage::Running))?;
+        let init = container.init.as_ref().ok_or_else(|| wrong_phase(STAGE, "the container has ended"))?;
+        let (ours, theirs) = socket::pair().or_fail(STAGE)?;
+        let helper = match fork_into(&container.cgroup, init.pid)? {
+            Forked::Parent(child) => child,
+            Forked::Child => stage::run(&Plan {
+                process: process.as_fd(),
+                seccomp: seccomp.as_ref().map(AsFd::as_fd),
+                init: init.pidfd.as_fd(),
+                tasks: &container.cgroup.tasks,
+                stdio: &stdio,
+                container: &container.ready,
+                link: theirs.as_fd(),
+            }),
+        };
+        drop(theirs);
+        self.poll.add(&ours, Token::ExecLink(serial)).or_fail("epoll")?;
+        self.serial = self.serial.wrapping_add(1);
+        let limit = Some(request.timeout_ms).filter(|ms| *ms > 0).map_or(START_LIMIT, Duration::from_millis);
+        self.execs.push(Exec {
+            serial,
+            id: request.exec_id,
+            asked,
+            answered: false,
+            link: Some(ours),
+            helper: Some(helper),
+            process: None,
+            deadline: deadline(limit),
+            limit_ms: request.timeout_ms,
+            kill_on_disconnect: request.kill_on_disconnect,
+            timed_out: false,
+            exit: None,
+            failure: None,
+        });
+        Ok(())
+    }
+
+    /// An exec's stages have something to say, or are gone.
+    pub fn exec_link_speaks(&mut self, serial: u32) {
+        loop {
+            let Some(exec) = self.execs.iter_mut().find(|exec| exec.serial == serial) else { return };
+            let Some(link) = exec.link.as_ref() else { return };
+            match channel::recv::<Report>(link, &mut self.buffer) {
+                Err(ChannelError::WouldBlock) => return,
+                Ok(Some((Report::Born, mut fds))) => {
+                    exec.process = fds.pop().and_then(|pidfd| {
+                        let pid = pidfd::pid_of(&pidfd).ok().flatten()?;
+                        Some(Child { pid, pidfd })
+                    });
+                }
+                Ok(Some((Report::Failed(failure), _))) => exec.failure = Some(failure),
+                Ok(Some((Report::Ready(_), _))) => {}
+                Ok(None) | Err(_) => self.exec_link_is_closed(serial),
+            }
+        }
+    }
+
+    fn exec_link_is_closed(&mut self, serial: u32) {
+        let Some(exec) = self.execs.iter_mut().find(|exec| exec.serial == serial) else { return };
+        if let Some(link) = exec.link.take() {
+            self.poll.remove(&link);
+        }
+        match (&exec.process, &exec.failure) {
+            (None, None) => {
+                let text = "its stage ended without a word: was it killed, or short of memory?";
+                exec.failure = Some(internal(STAGE, text));
+            }
+            // A process that has failed is not told of before it is reaped: nothing is left of it then.
+            (_, Some(_)) => {}
+            (Some(process), None) => {
+                let (asked, pid) = (exec.asked, process.pid);
+                exec.answered = true;
+                if exec.limit_ms == 0 {
+                    exec.deadline = None;
+                }
+                self.answer(asked, Answer::ExecStarted { pid });
+            }
+        }
+        self.finish_exec(serial);
+    }
+
+    /// Children are reaped here; `true` if it was one of an exec.
+    pub fn exec_child_ended(&mut self, pid: i32, exit: Exit) -> bool {
+        let is = |child: &Option<Child>| child.as_ref().is_some_and(|child| child.pid == pid);
+        let Some(exec) = self.execs.iter_mut().find(|exec| is(&exec.helper) || is(&exec.process)) else {
+            return false;
+        };
+        if is(&exec.process) {
+            exec.process = None;
+            exec.exit = Some(exit);
+        } else {
+            exec.helper = None;
+        }
+        let serial = exec.serial;
+        self.finish_exec(serial);
+        true
+    }
+
+    /// Answers, or tells of its end, when nothing is left of it.
+    fn finish_exec(&mut self, serial: u32) {
+        let Some(at) = self.execs.iter().position(|exec| exec.serial == serial && exec.is_over()) else {
+            return;
+        };
+        let exec = self.execs.swap_remove(at);
+        if !exec.answered {
+            let failure = exec.failure.unwrap_or_else(|| internal(STAGE, "it ended before it began"));
+            return self.answer(exec.asked, Answer::Failed(failure));
+        }
+        let exit_code = exec.exit.map_or(holdfast_pod::protocol::SHIM_DIED_EXIT_CODE, Exit::shell_code);
+        self.tell(Event::ExecExited { exec_id: exec.id, exit_code, timed_out: exec.timed_out });
+    }
+
+    /// Its time is over.
+    pub fn exec_is_late(&mut self, serial: u32) {
+        let Some(container) = self.container.as_ref() else { return };
+        let Some(exec) = self.execs.iter_mut().find(|exec| exec.serial == serial) else { return };
+        exec.deadline = None;
+        exec.timed_out = true;
+        if !exec.answered {
+            let text = format!("the command did not begin within {} ms", exec.limit_ms);
+            exec.failure = Some(failure(FaultKind::Timeout, STAGE, 0, text));
+        }
+        exec.kill(&container.cgroup);
+    }
+
+    /// KillExec.
+    pub fn kill_exec(&mut self, id: u64) -> Result<Answer> {
+        let container = self.container.as_ref().ok_or_else(|| wrong_phase(STAGE, "there is no container"))?;
+        // One that is over already is success: its end may just be on its way to the agent.
+        self.execs.iter().filter(|exec| exec.id == id).for_each(|exec| exec.kill(&container.cgroup));
+        Ok(Answer::Ok)
+    }
+
+    /// Whoever would have read the output is gone.
+    pub fn end_execs_of(&mut self, agent: u32) {
+        let Some(container) = self.container.as_ref() else { return };
+        let of_agent = |exec: &&Exec| exec.asked.agent == agent && exec.kill_on_disconnect;
+        self.execs.iter().filter(of_agent).for_each(|exec| exec.kill(&container.cgroup));
+    }
+
+    /// All of them, at the container's end.
+    pub fn kill_all_execs(&mut self) {
+        let Some(container) = self.container.as_ref() else { return };
+        self.execs.iter().for_each(|exec| exec.kill(&container.cgroup));
+    }
+
+    /// What the links have to say comes before a child is reaped.
+    pub fn hear_execs(&mut self) {
+        let serials: Vec<u32> = self.execs.iter().map(|exec| exec.serial).collect();
+        for serial in serials {
+            self.exec_link_speaks(serial);
+        }
+    }
+}
+
+/// Into the container's cgroup; where that has children by now (a systemd inside), into the one that its init is in.
+fn fork_into(cgroup: &Cgroup, init: i32) -> Result<Forked> {
+    let birth = |cgroup| Birth { cgroup, ..Birth::default() };
+    match fork(birth(cgroup.dir.as_ref().map(AsFd::as_fd))) {
+        Err(e) if e.is(Errno::BUSY) => {
+            let dir = unified_of(init)?;
+            fork(birth(Some(dir.as_fd()))).or_fail("clone exec stage into the container's cgroup")
+        }
+        other => other.or_fail("clone exec stage into the container's cgroup"),
+    }
+}

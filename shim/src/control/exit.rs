@@ -1,0 +1,162 @@
+//! The end of children, and of the container.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use holdfast_pod::protocol::{Answer, Event, ExitRecord, START_ERROR_EXIT_CODE};
+use holdfast_sys::pidfd::Exit;
+use holdfast_sys::process;
+use rustix::process::{Pid, WaitOptions, waitpid};
+
+use super::container::{Container, Stage};
+use super::poll::Token;
+use super::{Shim, deadline, record};
+use crate::pump::clock::now_ns;
+
+/// What a log on a stalled disk may take beyond the time for draining.
+const DISK_LIMIT: Duration = Duration::from_secs(10);
+
+impl Shim {
+    /// Reaps every child that has ended. This is the only place that does.
+    pub fn reap(&mut self) {
+        while let Some(pid) = process::ended_child() {
+            // A child's last words come before its end: it may not be known by its pid yet.
+            self.link_speaks();
+            self.hear_execs();
+            let Some(exit) = take_exit(pid) else { return };
+            self.child_ended(pid, exit);
+        }
+    }
+
+    fn child_ended(&mut self, pid: i32, exit: Exit) {
+        if self.exec_child_ended(pid, exit) {
+            return;
+        }
+        let Some(container) = self.container.as_mut() else { return };
+        if container.helper.as_ref().is_some_and(|child| child.pid == pid) {
+            container.helper = None;
+        } else if container.init.as_ref().is_some_and(|child| child.pid == pid) {
+            container.init = None;
+            self.init_ended(exit);
+        }
+        // Else an orphan of the container that came to us, its subreaper.
+    }
+
+    fn init_ended(&mut self, exit: Exit) {
+        let Some(container) = self.container.as_mut() else { return };
+        if !container.stage.has_init() {
+            return;
+        }
+        let record = container.record(exit);
+        let drain = Duration::from_millis(container.create.drain_ms);
+        container.stage = Stage::Draining(record);
+        container.deadline = deadline(drain + DISK_LIMIT);
+        if let Some(link) = container.link.take() {
+            self.poll.remove(&link);
+        }
+        // Somebody may wait for Start while a signal was faster than execve.
+        let asked = container.asked.take();
+        let started_at_ns = container.started_at_ns;
+        if !container.create.own_pid_namespace {
+            container.cgroup.kill_all();
+        }
+        if let Some(pump) = &container.pump {
+            pump.finish(drain);
+        }
+        if let Some(asked) = asked {
+            self.answer(asked, Answer::Started { started_at_ns });
+        }
+        self.kill_all_execs();
+    }
+
+    /// Looks whether what we wait for at the end has come.
+    pub fn check_end(&mut self) {
+        let Some(container) = self.container.as_ref() else { return };
+        let children = container.helper.is_some() || container.init.is_some();
+        match &container.stage {
+            Stage::Undoing(_) if !children => self.finish_undo(),
+            Stage::Draining(_) if !children && self.execs.is_empty() => {
+                if container.pump.as_ref().is_none_or(crate::pump::Pump::is_finished) {
+                    self.finish();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The record, then the news, then our end.
+    pub fn finish(&mut self) {
+        if self.over {
+            return;
+        }
+        let Some(container) = self.container.as_mut() else { return };
+        container.cgroup.read_oom();
+        let Stage::Draining(record) = &mut container.stage else { return };
+        record.oom_killed = container.cgroup.oom_kills() > 0;
+        record.log_lines_dropped = container.pump.as_ref().map_or(0, crate::pump::Pump::dropped);
+        let record = record.clone();
+        if let Err(e) = record::write(&container.state_dir, &record) {
+            eprintln!("holdfast-shim {}: write exit record: {e}", self.id);
+        }
+        let shutdown = container.shutdown.take();
+        let reopening = std::mem::take(&mut container.reopening);
+        self.over = true;
+        for (_, asked) in reopening {
+            self.answer(
+                asked,
+                Answer::Failed(super::calls::wrong_phase("reopen log", "the container has ended")),
+            );
+        }
+        self.leave();
+        self.tell(Event::Exited(record));
+        if let Some(asked) = shutdown {
+            self.answer(asked, Answer::Ok);
+        }
+    }
+
+    /// Waits for news of the container's memory.
+    pub fn watch_oom(&mut self) {
+        let Some(container) = self.container.as_mut() else { return };
+        if let Some(file) = container.cgroup.oom_file() {
+            // v1's file tells of no changes; there it is read at the end.
+            let _ = self.poll.add_change(file.as_fd(), Token::Oom);
+        }
+    }
+
+    /// Reads the count and tells of an increase.
+    pub fn look_for_oom(&mut self) {
+        let Some(container) = self.container.as_mut() else { return };
+        let before = container.cgroup.oom_kills();
+        container.cgroup.read_oom();
+        if container.cgroup.oom_kills() > before {
+            self.tell(Event::OomKilled);
+        }
+    }
+}
+
+fn take_exit(pid: i32) -> Option<Exit> {
+    let (_, status) = waitpid(Pid::from_raw(pid), WaitOptions::NOHANG).ok()??;
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Some(Exit::Code(code)),
+        (None, signal) => signal.map(Exit::Signal),
+    }
+}
+
+impl Container {
+    fn record(&self, exit: Exit) -> ExitRecord {
+        let mut record = ExitRecord {
+            exit_code: exit.shell_code(),
+            signal: if let Exit::Signal(signal) = exit { signal } else { 0 },
+            started_at_ns: self.started_at_ns,
+            finished_at_ns: now_ns(),
+            ..ExitRecord::default()
+        };
+        if let Some(error) = &self.start_error {
+            record.exit_code = START_ERROR_EXIT_CODE;
+            record.signal = 0;
+            "StartError".clone_into(&mut record.reason);
+            record.message = error.to_string();
+        }
+        record
+    }
+}

@@ -1,0 +1,94 @@
+//! Killing an exec's process with all of it that can be found: its group, its session, its descendants.
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::fd::OwnedFd;
+
+use holdfast_sys::clone::Child;
+use holdfast_sys::{pidfd, process};
+
+use super::cgroup::Cgroup;
+
+/// Rounds: what is found may have forked meanwhile.
+const ROUNDS: usize = 8;
+
+/// Parent and session of a process (proc(5), stat fields 4 and 6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Relations {
+    parent: i32,
+    session: i32,
+}
+
+fn relations(stat: &[u8]) -> Option<Relations> {
+    // The command's name may itself hold spaces and parentheses.
+    let rest = &stat[stat.iter().rposition(|byte| *byte == b')')? + 1..];
+    let mut fields = std::str::from_utf8(rest).ok()?.split_ascii_whitespace();
+    Some(Relations { parent: fields.nth(1)?.parse().ok()?, session: fields.nth(1)?.parse().ok()? })
+}
+
+/// A process that was looked at while its descriptor was open.
+struct Seen {
+    pid: i32,
+    relations: Relations,
+    pidfd: OwnedFd,
+}
+
+fn look(pid: i32) -> Option<Seen> {
+    // The descriptor first: if the number changes hands then, what we read is another's, but what we signal is gone.
+    let pidfd = pidfd::open(pid).ok()?;
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    Some(Seen { pid, relations: relations(&stat)?, pidfd })
+}
+
+/// Kills it with SIGKILL. `leader` is a child of ours that is not reaped, and leads a session of its own.
+pub fn kill(leader: &Child, cgroup: &Cgroup) {
+    for _ in 0..ROUNDS {
+        // Before the leader, whose end would give its children to another parent.
+        let found = members(leader.pid, cgroup);
+        for member in &found {
+            let _ = pidfd::kill(&member.pidfd);
+        }
+        process::kill_group(leader.pid);
+        let _ = pidfd::kill(&leader.pidfd);
+        if found.is_empty() {
+            return;
+        }
+    }
+}
+
+fn members(leader: i32, cgroup: &Cgroup) -> Vec<Seen> {
+    let all = cgroup.processes().unwrap_or_else(everybody);
+    let us = std::process::id().cast_signed();
+    let mut rest: Vec<Seen> =
+        all.into_iter().filter(|pid| *pid > 1 && *pid != us && *pid != leader).filter_map(look).collect();
+    let mut family = HashSet::from([leader]);
+    let mut found = Vec::new();
+    loop {
+        let belongs =
+            |seen: &Seen| seen.relations.session == leader || family.contains(&seen.relations.parent);
+        let (ours, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(belongs);
+        rest = others;
+        if ours.is_empty() {
+            return found;
+        }
+        family.extend(ours.iter().map(|seen| seen.pid));
+        found.extend(ours);
+    }
+}
+
+fn everybody() -> Vec<i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_pretend_to_be_fields() {
+        let stat = b"12 (a) S 1 99) (b) S 7 12 34 0 -1";
+        assert_eq!(relations(stat), Some(Relations { parent: 7, session: 34 }));
+        assert_eq!(relations(b"12 no parenthesis"), None);
+    }
+}

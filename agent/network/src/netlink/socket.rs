@@ -26,7 +26,10 @@ const MSG_ERROR: u16 = 2;
 const MSG_DONE: u16 = 3;
 /// The kernel answers from within sendto; only the wait for RTNL before a dump can take long.
 const LIMIT: Duration = Duration::from_secs(10);
-const RECEIVE: usize = 64 * 1024;
+/// Room for one answer; a link with all its attributes takes about 2 KiB.
+const RECEIVE: usize = 8 * 1024;
+/// Room for a part of a dump: the kernel makes them as large as what was read into before, up to 32 KiB.
+const RECEIVE_DUMP: usize = 32 * 1024;
 const DUMP_TRIES: usize = 10;
 
 /// Why a netlink request failed.
@@ -126,6 +129,7 @@ impl Socket {
 
     /// Reads a whole table; `visit` gets type and payload of each entry. Starts again when it changed meanwhile.
     pub(crate) fn dump(&mut self, message: &Message) -> Result<Vec<Vec<u8>>> {
+        self.buffer.resize(RECEIVE_DUMP, 0);
         for _ in 0..DUMP_TRIES {
             let sequence = self.next();
             self.send(&message.clone().flags(REQUEST | DUMP).finish(sequence))?;

@@ -211,13 +211,14 @@ fn odd_plugins_are_named_and_undone() {
             let a = netns();
             let wanted = request("web", &a);
             let pod = wanted.pod.clone();
-            let text = network.add(wanted).await.unwrap_err().to_string();
-            assert!(text.contains(word), "{script}: {text}");
-            fake.assert_nothing_left(&pod);
+            let made = network.add(wanted).await;
             if let Some(child) = child(&fake) {
-                // The test's own, with a number that it cannot have lost: nobody has waited for it.
+                // The test's own, with a number that it cannot have lost: it sleeps for longer than the test runs.
                 nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL).unwrap();
             }
+            let text = made.unwrap_err().to_string();
+            assert!(text.contains(word), "{script}: {text}");
+            fake.assert_nothing_left(&pod);
         }
     });
 }

@@ -167,7 +167,8 @@ pub fn spawn(config: &HolderConfig) -> Result<PendingHolder, HolderError> {
     let args = arguments(config)?;
     let started = Instant::now();
     let (ours, theirs) = socket::pair().map_err(HolderError::call("make the socket"))?;
-    let half = start_program(config, &args, theirs)?;
+    let half = start_program(config, &args, &theirs)?;
+    drop(theirs);
     let outcome = await_record(config, &ours, started).and_then(|(pid, pidfd)| {
         let start_time = proc::start_time(pid).map_err(HolderError::call("read the start time"))?;
         Ok(Holder { pid, start_time, pidfd })
@@ -188,7 +189,7 @@ pub fn spawn(config: &HolderConfig) -> Result<PendingHolder, HolderError> {
 }
 
 /// From a directory mounted read-only for this purpose: what a container may find as /proc/1/exe cannot be written to.
-fn start_program(config: &HolderConfig, args: &[OsString], socket: OwnedFd) -> Result<Child, HolderError> {
+fn start_program(config: &HolderConfig, args: &[OsString], socket: &OwnedFd) -> Result<Child, HolderError> {
     let operation = "mount the program";
     let invalid = |reason| HolderError::Config { pod_id: config.pod_id.clone(), reason };
     let dir = config.program.parent().filter(|dir| dir.is_absolute());

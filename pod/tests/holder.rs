@@ -11,25 +11,12 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use common::{
-    Ended, LIMIT, acting, alone, config, eventually, is_root, mounts, names, namespace, own_namespace,
-    processes_of, status, with_sysctls, with_user_namespace,
+    Ended, Kept, LIMIT, acting, alone, config, eventually, is_root, keep, mounts, names, namespace,
+    own_namespace, processes_of, status, with_sysctls, with_user_namespace,
 };
 use holdfast_pod::holder::{Holder, HolderConfig, HolderError, Namespaces, spawn};
 use holdfast_pod::protocol::FaultKind;
 use holdfast_sys::pidfd;
-
-/// A committed holder that ends with the test.
-struct Kept(Holder);
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        self.0.kill_and_wait(LIMIT).unwrap();
-    }
-}
-
-fn keep(config: &HolderConfig) -> Kept {
-    Kept(spawn(config).unwrap().commit().unwrap())
-}
 
 /// Runs something in namespaces of the holder, on a thread that ends with it.
 fn inside<T: Send>(holder: &Holder, kinds: &[&str], act: impl FnOnce() -> T + Send) -> T {
@@ -63,12 +50,12 @@ fn namespaces_are_new_or_shared_as_asked() {
     ] {
         let base = HolderConfig { namespaces: wanted, hostname: None, ..config("namespaces") };
         let kept = keep(&if user { with_user_namespace(base) } else { base });
-        let of = |kind| namespace(kept.0.pid(), kind) != own_namespace(kind);
-        let pid = namespace(kept.0.pid(), "pid_for_children") != own_namespace("pid_for_children");
+        let of = |kind| namespace(kept.pid(), kind) != own_namespace(kind);
+        let pid = namespace(kept.pid(), "pid_for_children") != own_namespace("pid_for_children");
         let got = Namespaces { net: of("net"), ipc: of("ipc"), uts: of("uts"), pid };
         assert_eq!((got, of("user"), of("mnt"), of("cgroup")), (wanted, user, true, false));
         assert_eq!(pid, of("pid"));
-        let last = status(kept.0.pid(), "NSpid").rsplit(' ').next().map(str::to_owned);
+        let last = status(kept.pid(), "NSpid").rsplit(' ').next().map(str::to_owned);
         assert_eq!(last == Some("1".to_owned()), wanted.pid);
     }
 }
@@ -81,7 +68,7 @@ fn the_holder_has_nothing() {
     for base in [config("nothing"), with_user_namespace(config("nothing-user"))] {
         let outside = base.uid_map.first().map_or(0, |map| map.outside);
         let kept = keep(&base);
-        let pid = kept.0.pid();
+        let pid = kept.pid();
         let ids = vec![(65535 + outside).to_string(); 4].join(" ");
         assert_eq!(status(pid, "Uid"), ids);
         assert_eq!(status(pid, "Gid"), ids);
@@ -110,8 +97,8 @@ fn its_mounts_are_its_own() {
         return;
     }
     let kept = keep(&config("mounts"));
-    let root = format!("/proc/{}/root", kept.0.pid());
-    let table = mounts(kept.0.pid());
+    let root = format!("/proc/{}/root", kept.pid());
+    let table = mounts(kept.pid());
     let table: Vec<_> = table.iter().map(|(at, kind)| (at.as_str(), kind.as_str())).collect();
     let [(first, root_kind), (second, shm_kind)] = table.as_slice() else { panic!("{table:?}") };
     assert_eq!((*first, *second), ("/", "/dev/shm"));
@@ -135,9 +122,9 @@ fn its_mounts_are_its_own() {
 
     let own = Namespaces { ipc: false, ..config("").namespaces };
     let without = keep(&HolderConfig { namespaces: own, ..config("mounts-host-ipc") });
-    let table = mounts(without.0.pid());
+    let table = mounts(without.pid());
     assert_eq!((table.len(), table[0].0.as_str()), (1, "/"), "{table:?}");
-    assert_eq!(names(format!("/proc/{}/root", without.0.pid())), ["root"]);
+    assert_eq!(names(format!("/proc/{}/root", without.pid())), ["root"]);
 }
 
 #[test]
@@ -163,10 +150,10 @@ fn host_name_loopback_and_sysctls_are_set_inside() {
             ],
         );
         let kept = keep(&config);
-        let answer = inside(&kept.0, &["uts"], || nix::unistd::gethostname().unwrap());
+        let answer = inside(&kept, &["uts"], || nix::unistd::gethostname().unwrap());
         assert_eq!(answer, name);
-        assert_eq!(inside(&kept.0, &["uts"], || sysctl("kernel/domainname")), "");
-        inside(&kept.0, &["net", "ipc"], || {
+        assert_eq!(inside(&kept, &["uts"], || sysctl("kernel/domainname")), "");
+        inside(&kept, &["net", "ipc"], || {
             assert_eq!(sysctl("net/ipv4/ip_forward"), "1");
             assert_eq!(sysctl("net/ipv4/conf/lo/forwarding"), "0");
             assert_eq!(sysctl("net/ipv4/ip_local_port_range"), "2000 3000");
@@ -191,10 +178,10 @@ fn the_id_maps_are_those_that_were_asked_for() {
     let config = with_user_namespace(config("maps"));
     let kept = keep(&config);
     for map in ["uid_map", "gid_map"] {
-        let text = fs::read_to_string(format!("/proc/{}/{map}", kept.0.pid())).unwrap();
+        let text = fs::read_to_string(format!("/proc/{}/{map}", kept.pid())).unwrap();
         assert_eq!(text.split_whitespace().collect::<Vec<_>>(), ["0", "1000000", "65536"]);
     }
-    let setgroups = fs::read_to_string(format!("/proc/{}/setgroups", kept.0.pid())).unwrap();
+    let setgroups = fs::read_to_string(format!("/proc/{}/setgroups", kept.pid())).unwrap();
     assert_eq!(setgroups, "allow\n", "a container's groups can be set");
 }
 
@@ -387,19 +374,19 @@ fn one_whose_agent_dies_after_commit_is_found_again() {
     agent.0.wait().unwrap();
     assert!(Holder::find(pid, start_time + 1).unwrap().is_none());
     let holder = Kept(Holder::find(pid, start_time).unwrap().unwrap());
-    assert!(holder.0.is_alive());
+    assert!(holder.is_alive());
     assert_ne!(namespace(pid, "net"), own_namespace("net"));
 }
 
 #[test]
 fn it_is_small() {
+    const LIMIT_KIB: u64 = 64;
     if !is_root() {
         return;
     }
-    const LIMIT_KIB: u64 = 64;
     let kept: Vec<_> = (0..5).map(|_| keep(&config("small"))).collect();
     for holder in &kept {
-        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", holder.0.pid())).unwrap();
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", holder.pid())).unwrap();
         let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
         let pss: u64 = pss.trim().trim_end_matches(" kB").parse().unwrap();
         println!("PSS of a holder among {}: {pss} KiB", kept.len());

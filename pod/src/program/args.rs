@@ -53,8 +53,8 @@ const SYSCTL: &CStr = c"--sysctl";
 impl Command {
     /// Reads and checks the whole command line.
     pub fn parse(args: Args) -> Result<Self, Usage> {
+        let mut rest = args.clone();
         let mut config = Config { namespaces: 0, hostname: None, shm_size: c"67108864", args };
-        let mut rest = args;
         while let Some(option) = rest.next() {
             if option == c"--help" {
                 return Ok(Self::Help);
@@ -93,7 +93,7 @@ impl Config {
     }
 
     fn values(&self, option: &'static CStr) -> impl Iterator<Item = &'static [u8]> + use<> {
-        let mut args = self.args;
+        let mut args = self.args.clone();
         core::iter::from_fn(move || {
             loop {
                 let (name, value) = (args.next()?, args.next()?);
@@ -110,7 +110,6 @@ impl Config {
         let bytes = value.to_bytes();
         let refuse = |text| Err(Usage { object: bytes, text });
         match option.to_bytes() {
-            b"--pod" => {}
             b"--new" => self.namespaces = namespaces(bytes)?,
             b"--hostname" if bytes.is_empty() || bytes.len() > HOST_NAME_MAX => {
                 return refuse("is no host name of 1 to 64 bytes");
@@ -122,7 +121,7 @@ impl Config {
             b"--uid-map" | b"--gid-map" if !is_map(bytes) => {
                 return refuse("is no id map like \"0 65536 65536\"");
             }
-            b"--uid-map" | b"--gid-map" => {}
+            b"--pod" | b"--uid-map" | b"--gid-map" => {}
             object => return Err(Usage { object, text: "is no option" }),
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! The second half: becomes the holder.
 
-use holdfast_bare::net::{loopback_up, send};
+use holdfast_bare::net::loopback_up;
 use holdfast_bare::process::flags::{NEWNET, NEWUSER, NEWUTS};
 use holdfast_bare::process::{
     clear_groups, drop_bounding_set, drop_capabilities, exit, ignore_children, no_new_privileges,
@@ -9,9 +9,8 @@ use holdfast_bare::process::{
 use holdfast_bare::{Fd, close_from};
 
 use super::args::Config;
-use super::fault::{Fault, Stage, with_bytes};
+use super::fault::{Fault, Stage, report};
 use super::root;
-use crate::report::Report;
 
 const ROOT: u32 = 0;
 /// The pause process's user since Kubernetes' own; no image's user by habit.
@@ -20,13 +19,9 @@ const ENDED_EARLY: i32 = 1;
 
 /// Runs the half; `parent` is the socket to the first one.
 pub fn run(config: &Config, parent: &Fd) -> ! {
-    let result = become_holder(config, parent);
-    let report = match &result {
-        Ok(()) => Report { errno: 0, pid: 0, stage: b"", text: b"" },
-        Err(fault) => fault.report(0),
-    };
-    let told = with_bytes(&report, |bytes| send(parent, bytes, None));
-    if result.is_err() || told.is_err() || close_from(1).is_err() {
+    let done = become_holder(config, parent);
+    let told = report(parent, &done, None);
+    if done.is_err() || told.is_err() || close_from(1).is_err() {
         exit(ENDED_EARLY);
     }
     await_commit();
@@ -34,7 +29,7 @@ pub fn run(config: &Config, parent: &Fd) -> ! {
 }
 
 /// The stages, each where it stands for a reason.
-fn become_holder(config: &Config, parent: &Fd) -> Result<(), Fault> {
+fn become_holder(config: &Config, parent: &Fd) -> Result<(), Fault<'static>> {
     if config.owns(NEWUSER) {
         await_maps(parent)?;
         // Unmapped ids may not own files, not even on a tmpfs of one's own.
@@ -57,7 +52,7 @@ fn become_holder(config: &Config, parent: &Fd) -> Result<(), Fault> {
 
 /// In an order in which each step still may: the bounding set and the ids need capabilities, and changing the ids
 /// sets dumpable to what a sysctl says.
-fn drop_privileges() -> Result<(), Fault> {
+fn drop_privileges() -> Result<(), Fault<'static>> {
     no_new_privileges().stage("set no_new_privs")?;
     drop_bounding_set().stage("empty the bounding set")?;
     clear_groups().stage("give up the groups")?;
@@ -66,7 +61,7 @@ fn drop_privileges() -> Result<(), Fault> {
     not_dumpable().stage("become undumpable")
 }
 
-fn await_maps(parent: &Fd) -> Result<(), Fault> {
+fn await_maps(parent: &Fd) -> Result<(), Fault<'static>> {
     match parent.read(&mut [0]).stage("wait for the id maps")? {
         // The parent half has failed, and says so itself.
         0 => exit(ENDED_EARLY),

@@ -8,7 +8,7 @@ use holdfast_bare::{Errno, Fd, Open, open_at};
 
 use super::args::{Config, Setting};
 use super::child;
-use super::fault::{Fault, Stage, with_bytes};
+use super::fault::{Fault, Stage, report};
 use crate::report::{MAX_REPORT, Report};
 use crate::sysctl::MAX_SYSCTL_NAME;
 
@@ -31,17 +31,21 @@ pub fn run(config: &Config) -> i32 {
     }
     match clone_holder(config) {
         Ok(holder) => {
-            let done = finish(config, &holder);
-            tell(&holder, done)
+            let mut record = [0; MAX_REPORT];
+            let done = finish(config, &holder, &mut record);
+            // With the descriptor whatever came of it, so that the agent can end it.
+            let told = report(&Fd::STDIN, &done, Some((holder.pid, &holder.pidfd)));
+            i32::from(done.is_err() || told.is_err())
         }
         Err(fault) => {
-            let told = with_bytes(&fault.report(0), |bytes| send(&Fd::STDIN, bytes, None));
-            i32::from(told.is_err()) + 1
+            // Nobody else to tell if this fails.
+            let _ = report(&Fd::STDIN, &Err(fault), None);
+            1
         }
     }
 }
 
-fn clone_holder(config: &Config) -> Result<Holder, Fault> {
+fn clone_holder(config: &Config) -> Result<Holder, Fault<'static>> {
     let (socket, theirs) = socket_pair().stage("make a socket pair")?;
     match clone_sibling(config.namespaces | NEWNS).stage("clone the holder into its namespaces")? {
         Side::Parent { pid, pidfd } => Ok(Holder { pid, pidfd, socket }),
@@ -54,7 +58,7 @@ fn clone_holder(config: &Config) -> Result<Holder, Fault> {
 }
 
 /// What the holder cannot do for itself, and its own report.
-fn finish(config: &Config, holder: &Holder) -> Result<(), Fault> {
+fn finish<'a>(config: &Config, holder: &Holder, record: &'a mut [u8; MAX_REPORT]) -> Result<(), Fault<'a>> {
     // Before anything enters a namespace: /proc/PID is looked up as the host's root.
     if config.owns(NEWUSER) {
         write_map(holder.pid, b"/uid_map\0", config.uid_maps()).stage("write uid_map")?;
@@ -62,23 +66,17 @@ fn finish(config: &Config, holder: &Holder) -> Result<(), Fault> {
         send(&holder.socket, b"m", None).stage("tell the holder of its id maps")?;
     }
     write_sysctls(config, holder)?;
-    let mut record = [0; MAX_REPORT];
-    let length = holder.socket.read(&mut record).stage("hear from the holder")?;
+    let length = holder.socket.read(record).stage("hear from the holder")?;
     match Report::decode(record.get(..length).unwrap_or_default()) {
         Some(Report { stage: b"", .. }) => Ok(()),
-        Some(report) => Err(Fault::new("", report.stage, report.errno, "")),
-        None => Err(Fault::new("hear from the holder", b"", 0, "it ended without a word")),
+        Some(Report { stage, errno, text, .. }) => Err(Fault { errno, stage, object: b"", text }),
+        None => Err(Fault {
+            errno: 0,
+            stage: b"hear from the holder",
+            object: b"",
+            text: b"it ended without a word",
+        }),
     }
-}
-
-/// Sends the one record, and the holder's descriptor whatever came of it, so that the agent can end it.
-fn tell(holder: &Holder, done: Result<(), Fault>) -> i32 {
-    let report = match &done {
-        Ok(()) => Report { errno: 0, pid: holder.pid, stage: b"", text: b"" },
-        Err(fault) => fault.report(holder.pid),
-    };
-    let told = with_bytes(&report, |bytes| send(&Fd::STDIN, bytes, Some(&holder.pidfd)));
-    i32::from(done.is_err() || told.is_err())
 }
 
 /// All lines in one write, as the kernel wants it.
@@ -100,7 +98,7 @@ fn write_map(pid: i32, file: &[u8], lines: impl Iterator<Item = &'static [u8]>) 
 }
 
 /// Through the host's /proc, from inside the pod's namespaces: which table a name leads to depends on who looks.
-fn write_sysctls(config: &Config, holder: &Holder) -> Result<(), Fault> {
+fn write_sysctls(config: &Config, holder: &Holder) -> Result<(), Fault<'static>> {
     if config.settings().next().is_none() {
         return Ok(());
     }
@@ -118,7 +116,12 @@ fn write_sysctls(config: &Config, holder: &Holder) -> Result<(), Fault> {
             inside = true;
             result = write_sysctl(&proc_sys, &setting);
         }
-        result.map_err(|Errno(errno)| Fault::new("write sysctl", setting.name, errno, ""))?;
+        result.map_err(|Errno(errno)| Fault {
+            errno,
+            stage: b"write sysctl",
+            object: setting.name,
+            text: b"",
+        })?;
     }
     Ok(())
 }

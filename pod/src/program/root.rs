@@ -11,7 +11,7 @@ use super::fault::{Fault, Stage};
 const NOTHING_SPECIAL: u64 = NOSUID | NODEV | NOEXEC;
 
 /// Makes it, and takes the host's tree away.
-pub fn build(config: &Config) -> Result<(), Fault> {
+pub fn build(config: &Config) -> Result<(), Fault<'static>> {
     // First: what is detached from a shared mount is detached from its peers, too.
     make_all_private().stage("make the mounts private")?;
     // Directories take no size; the number of inodes is the root, /dev, /dev/shm, /root and one that tmpfs counts.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use holdfast_pod::holder::{HolderConfig, Namespaces};
+use holdfast_pod::holder::{Holder, HolderConfig, Namespaces, spawn};
 use holdfast_pod::launch::IdMap;
 
 pub const LIMIT: Duration = Duration::from_secs(20);
@@ -128,4 +128,26 @@ pub fn names(dir: impl AsRef<Path>) -> Vec<String> {
     let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
+}
+
+/// A committed holder that ends with the test.
+pub struct Kept(pub Holder);
+
+impl std::ops::Deref for Kept {
+    type Target = Holder;
+
+    fn deref(&self) -> &Holder {
+        &self.0
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.0.kill_and_wait(LIMIT).unwrap();
+    }
+}
+
+/// Makes a holder and commits it.
+pub fn keep(config: &HolderConfig) -> Kept {
+    Kept(spawn(config).unwrap().commit().unwrap())
 }

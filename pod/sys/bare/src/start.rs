@@ -4,8 +4,8 @@ use core::ffi::{CStr, c_char};
 
 use crate::process::exit;
 
-/// The command line after the program's name. Copies start over.
-#[derive(Clone, Copy)]
+/// The command line after the program's name.
+#[derive(Clone)]
 pub struct Args {
     next: *const *const c_char,
 }

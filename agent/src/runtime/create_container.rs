@@ -5,7 +5,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::{PermissionsExt, chown},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -17,7 +17,7 @@ use holdfast_pod::{
     launch::Rootfs,
     protocol::{Answer, Create, Created, FdRole, Phase, Request},
 };
-use holdfast_spec::{Built, Inputs};
+use holdfast_spec::{Built, Inputs, seccomp::Program};
 use tokio::sync::mpsc;
 
 use super::{
@@ -44,6 +44,7 @@ struct Plan {
     holder: Arc<Holder>,
     image: Arc<Image>,
     built: Built,
+    seccomp: Option<Arc<Program>>,
     record: ContainerRecord,
     pid_target: Option<Arc<Container>>,
 }
@@ -112,7 +113,9 @@ impl Runtime {
             .cgroups
             .container(pod_record.cgroup.as_parent(), &id)
             .map_err(|source| Error::Cgroup { operation: "name container", source })?;
-        let built = self.build_spec(&id, &pod, &pod_record, &config, &image, &cgroup.to_string()).await?;
+        let mut built = self.build_spec(&id, &pod, &pod_record, &config, &image, &cgroup.to_string()).await?;
+        let seccomp = self.seccomp_program(&built).await?;
+        built.launch.seccomp_flags = seccomp.as_ref().map_or(0, |program| program.flags());
         let record = ContainerRecord {
             version: record::VERSION,
             boot_id: self.boot_id.clone(),
@@ -132,7 +135,7 @@ impl Runtime {
             id,
             config,
         };
-        Ok(Plan { pod, holder, image, built, record, pid_target })
+        Ok(Plan { pod, holder, image, built, seccomp, record, pid_target })
     }
 
     /// Pid mode TARGET: the container whose pid namespace is joined, which must run in the same pod.
@@ -232,7 +235,7 @@ impl Runtime {
         let kept = serde_json::to_vec(&KeptLaunch {
             launch: &plan.built.launch,
             seccomp: &plan.built.seccomp,
-            capabilities: plan.built.capabilities,
+            capabilities: plan.built.capabilities.bits(),
         });
         blocking(move || -> Result<(), Error> {
             make_dir(&dir, 0o711)?;
@@ -249,7 +252,6 @@ impl Runtime {
             .lease(&plan.image.id, id.as_str())
             .await
             .map_err(|source| Error::Image { operation: format!("keep image for container {id}"), source })?;
-        let seccomp = self.seccomp_program(plan).await?;
         let systemd = self.cgroups.driver() == holdfast_cgroup::Driver::Systemd;
         let entry = if systemd {
             Entry::default()
@@ -261,7 +263,7 @@ impl Runtime {
         };
         let (shim, notices) = self.spawn_shim(container).await?;
         let created = self
-            .bring_to_gate(container, plan, &shim, seccomp, entry, systemd)
+            .bring_to_gate(container, plan, &shim, entry, systemd)
             .await?;
         shim.order(Request::Commit)
             .await
@@ -278,13 +280,12 @@ impl Runtime {
         Ok(())
     }
 
-    async fn seccomp_program(&self, plan: &Plan) -> Result<Option<Arc<holdfast_spec::seccomp::Program>>, Error> {
-        let (compiler, profile, caps) =
-            (self.seccomp.clone(), plan.built.seccomp.clone(), plan.built.capabilities.clone());
+    async fn seccomp_program(&self, built: &Built) -> Result<Option<Arc<Program>>, Error> {
+        let (compiler, profile, caps) = (self.seccomp.clone(), built.seccomp.clone(), built.capabilities);
         if profile == SecurityProfile::Unconfined {
             return Ok(None);
         }
-        blocking(move || compiler.program(&profile, &caps))
+        blocking(move || compiler.program(&profile, caps))
             .await
             .map_err(|source| Error::Seccomp { operation: "create container", source })
     }
@@ -313,7 +314,6 @@ impl Runtime {
         container: &Container,
         plan: &Plan,
         shim: &Shim,
-        seccomp: Option<Arc<holdfast_spec::seccomp::Program>>,
         entry: Entry,
         systemd: bool,
     ) -> Result<Created, Error> {
@@ -322,20 +322,17 @@ impl Runtime {
         let launch = serde_json::to_vec(&plan.built.launch)
             .map_err(|error| Error::Io { operation: "encode the launch of", path: container.dir.clone(), source: error.into() })?;
         let target = self.target_pidfd(plan).await?;
-        let dir = container.dir.clone();
-        let sealed = blocking(move || -> Result<_, Error> {
-            let io = |operation, path| move |source| Error::Io { operation, path, source };
-            let launch = holdfast_sys::memfd::sealed("holdfast-launch", &launch)
-                .map_err(io("write memfd of", dir.clone()))?;
-            let program = seccomp
-                .map(|program| holdfast_sys::memfd::sealed("holdfast-seccomp", program.bytes()))
-                .transpose()
-                .map_err(io("write memfd of", dir.clone()))?;
-            let state = std::fs::File::open(&dir).map_err(io("open", dir.clone()))?;
+        let (dir, seccomp) = (container.dir.clone(), plan.seccomp.clone());
+        let opened = blocking(move || -> Result<_, Error> {
+            let launch = sealed("holdfast-launch", &launch, &dir)?;
+            let program =
+                seccomp.map(|program| sealed("holdfast-seccomp", program.bytes(), &dir)).transpose()?;
+            let state = std::fs::File::open(&dir)
+                .map_err(|source| Error::Io { operation: "open", path: dir, source })?;
             Ok((launch, program, OwnedFd::from(state)))
         })
         .await?;
-        let (launch, program, state) = &sealed;
+        let (launch, program, state) = &opened;
         let mut fds: Vec<(FdRole, BorrowedFd<'_>)> = vec![
             (FdRole::Launch, launch.as_fd()),
             (FdRole::StateDir, state.as_fd()),
@@ -468,6 +465,15 @@ fn log_path(pod: &PodSandboxConfig, config: &ContainerConfig) -> Result<PathBuf,
     Ok(PathBuf::from(&pod.log_directory).join(relative))
 }
 
+/// A sealed memfd; `dir` names the container if that fails. Blocking.
+pub(super) fn sealed(name: &str, bytes: &[u8], dir: &Path) -> Result<OwnedFd, Error> {
+    holdfast_sys::memfd::sealed(name, bytes).map_err(|error| Error::Io {
+        operation: "write a memfd for",
+        path: dir.to_owned(),
+        source: error.into(),
+    })
+}
+
 /// The container's root as the host numbers it.
 fn root_owner(pod: &PodRecord) -> (u32, u32) {
     let first = |maps: &[holdfast_model::IdMapping]| {
@@ -480,7 +486,7 @@ fn root_owner(pod: &PodRecord) -> (u32, u32) {
         .map_or((0, 0), |user| (first(&user.uids), first(&user.gids)))
 }
 
-fn make_root_dirs(dir: &std::path::Path, (uid, gid): (u32, u32)) -> Result<(), Error> {
+fn make_root_dirs(dir: &Path, (uid, gid): (u32, u32)) -> Result<(), Error> {
     for name in ["upper", "work"] {
         let path = dir.join(name);
         make_dir(&path, 0o755)?;

@@ -96,7 +96,7 @@ impl Error {
             Self::Image { source, .. } => super::kinds::image(source),
             Self::Network { source, .. } => super::kinds::network(source),
             Self::Cgroup { source, .. } => super::kinds::cgroup(source),
-            Self::Holder { source, .. } => super::kinds::holder(source),
+            Self::Holder { source, .. } => fault(source.kind()),
             Self::Shim { source, .. } => match source {
                 ShimError::Failed(failure) => fault(failure.kind),
                 ShimError::Timeout { .. } => Kind::DeadlineExceeded,

@@ -11,13 +11,14 @@ use holdfast_pod::{
     protocol::{Answer, Exec, FdRole, Phase, Request},
 };
 use holdfast_model::SecurityProfile;
-use holdfast_spec::CapSet;
+use holdfast_spec::caps::CapSet;
 use oci_spec::runtime::Spec;
 use tokio::{io::AsyncReadExt, net::unix::pipe, time::timeout};
 
 use super::{
     Error, Runtime,
     blocking::blocking,
+    create_container::sealed,
     error::phase_name,
     object::Container,
     shim::{ANSWER_LIMIT, Shim, ShimError},
@@ -129,20 +130,23 @@ impl Runtime {
                 .map(|process| holdfast_spec::exec_process(process, &record.init.user, &command, false))
                 .transpose()
                 .map_err(|source| Error::Spec { operation: "exec", source })?;
-            let io = |operation| {
-                let path = container.dir.clone();
-                move |source| Error::Io { operation, path, source }
+            let launch = ExecLaunch {
+                process,
+                raw_env: kept.launch.raw_env.clone(),
+                seccomp_flags: kept.launch.seccomp_flags,
             };
-            let launch = ExecLaunch { process, raw_env: kept.launch.raw_env.clone() };
-            let bytes = serde_json::to_vec(&launch).map_err(|error| io("encode an exec of")(error.into()))?;
-            let launch = holdfast_sys::memfd::sealed("holdfast-exec", &bytes).map_err(io("write memfd of"))?;
+            let bytes = serde_json::to_vec(&launch).map_err(|error| Error::Io {
+                operation: "encode an exec of",
+                path: container.dir.clone(),
+                source: error.into(),
+            })?;
+            let launch = sealed("holdfast-exec", &bytes, &container.dir)?;
             let program = compiler
-                .program(&kept.seccomp, &kept.capabilities)
+                .program(&kept.seccomp, CapSet::from_bits(kept.capabilities))
                 .map_err(|source| Error::Seccomp { operation: "exec", source })?;
             let program = program
-                .map(|program| holdfast_sys::memfd::sealed("holdfast-seccomp", program.bytes()))
-                .transpose()
-                .map_err(io("write memfd of"))?;
+                .map(|program| sealed("holdfast-seccomp", program.bytes(), &container.dir))
+                .transpose()?;
             Ok((launch, program))
         })
         .await
@@ -217,7 +221,7 @@ async fn read_capped(from: &mut pipe::Receiver, into: &mut Vec<u8>) {
 pub(super) struct KeptLaunch<L = Launch<Spec>, S = SecurityProfile> {
     pub launch: L,
     pub seccomp: S,
-    pub capabilities: CapSet,
+    pub capabilities: u64,
 }
 
 impl Container {

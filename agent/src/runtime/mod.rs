@@ -67,7 +67,6 @@ use object::{Container, Pod};
 pub struct Runtime(Arc<Inner>);
 
 /// What [`Runtime`] shares.
-#[derive(Debug)]
 pub struct Inner {
     config: Config,
     boot_id: String,
@@ -83,6 +82,12 @@ pub struct Inner {
     host: HostFacts,
     seccomp: Arc<seccomp::Compiler>,
     _lock: lock::Lock,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runtime").field("root", &self.config.root).finish_non_exhaustive()
+    }
 }
 
 impl Deref for Runtime {

@@ -215,7 +215,7 @@ impl Runtime {
         })
     }
 
-    fn pod_hostname(&self, config: &PodSandboxConfig) -> String {
+    pub(super) fn pod_hostname(&self, config: &PodSandboxConfig) -> String {
         if !config.hostname.is_empty() && config.security.namespaces.network != NamespaceMode::Node {
             return config.hostname.clone();
         }

@@ -16,6 +16,7 @@ use holdfast_pod::{
     channel::{self, ChannelError},
     protocol::{Answer, Call, Event, Failure, FdRole, Packet, Request, SOCKET_NAME},
 };
+use holdfast_sys::{error::CallError, socket};
 use tokio::{
     io::unix::AsyncFd,
     sync::{mpsc, oneshot},
@@ -25,6 +26,9 @@ use tokio::{
 /// Longest wait for an answer that needs no work of the kernel's.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
+/// Longest wait for a shim to take a connection.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
 /// Why a shim could not be asked.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
@@ -32,7 +36,7 @@ pub enum ShimError {
     #[error("spawn shim {program:?}")]
     Spawn { program: std::path::PathBuf, source: holdfast_sys::spawn::SpawnError },
     #[error("connect to shim")]
-    Connect { source: ChannelError },
+    Connect { source: CallError },
     #[error("{operation} shim's socket")]
     Socket { operation: &'static str, source: io::Error },
     #[error("send {request} to shim")]
@@ -103,7 +107,7 @@ impl Shim {
     pub fn connect(run_dir: &Path, notices: mpsc::UnboundedSender<Notice>) -> Result<Arc<Self>, ShimError> {
         let dir = std::fs::File::open(run_dir)
             .map_err(|source| ShimError::Socket { operation: "open directory of", source })?;
-        let socket = channel::connect(dir.as_fd(), SOCKET_NAME).map_err(|source| ShimError::Connect { source })?;
+        let socket = socket::connect_at(dir.as_fd(), SOCKET_NAME, CONNECT_LIMIT).map_err(|source| ShimError::Connect { source })?;
         Self::new(socket, notices)
     }
 

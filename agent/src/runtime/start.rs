@@ -9,7 +9,6 @@ use std::{
 
 use holdfast_cgroup::Cgroups;
 use holdfast_image::{Store, StoreConfig};
-use holdfast_model::SecurityProfile;
 use holdfast_network::{CniConfig, EmbeddedConfig, Network, NetworkConfig};
 use holdfast_spec::{HostFacts, seccomp};
 
@@ -63,6 +62,8 @@ impl Runtime {
         let cgroups = blocking(move || Cgroups::detect(driver, default_parent))
             .await
             .map_err(|source| StartError::Cgroups { source })?;
+        let host = blocking(HostFacts::detect).await;
+        let kernel = host.kernel;
         let seccomp_root = config.runtime.seccomp_profile_root.clone();
         let runtime = Self(Arc::new(Inner {
             boot_id,
@@ -75,8 +76,8 @@ impl Runtime {
             images,
             network,
             cgroups,
-            host: blocking(HostFacts::detect).await,
-            seccomp: Arc::new(seccomp::Compiler::new(seccomp_root)),
+            host,
+            seccomp: Arc::new(seccomp::Compiler::new(seccomp_root, kernel)),
             config,
             _lock: lock,
         }));
@@ -87,9 +88,9 @@ impl Runtime {
 
     /// Compiling takes 15 to 20 ms: the default profile is ready before the first container asks for it.
     fn warm_seccomp(&self) {
-        let (compiler, caps) = (self.seccomp.clone(), holdfast_spec::default_capabilities(&self.host));
+        let compiler = self.seccomp.clone();
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = compiler.program(&SecurityProfile::RuntimeDefault, &caps) {
+            if let Err(error) = compiler.warm() {
                 tracing::warn!(%error, "default seccomp profile");
             }
         });
@@ -130,7 +131,7 @@ fn prepare(root: &Path, state: &Path) -> Result<Lock, StartError> {
 fn boot_id() -> Result<String, std::io::Error> {
     match std::env::var_os("HOLDFAST_TEST_BOOT_ID_FILE") {
         Some(path) => std::fs::read_to_string(path).map(|text| text.trim().to_owned()),
-        None => holdfast_sys::proc::boot_id(),
+        None => Ok(holdfast_sys::proc::boot_id()?),
     }
 }
 
@@ -158,17 +159,16 @@ pub(super) struct Spawned {
 
 /// Starts a shim with one end of a socket pair; it lives on only if it is told to commit. Blocking.
 pub(super) fn spawn_shim(program: &Path, run_dir: &Path, id: &str) -> Result<(OwnedFd, Spawned), ShimError> {
-    let (ours, theirs) = holdfast_pod::channel::pair().map_err(|source| ShimError::Connect { source })?;
+    let (ours, theirs) = holdfast_sys::socket::pair().map_err(|source| ShimError::Connect { source })?;
     let dir = std::fs::File::open(run_dir)
         .map_err(|source| ShimError::Socket { operation: "open directory of", source })?;
+    let args = ["--id".into(), id.into()];
     let process = holdfast_sys::spawn::spawn(&holdfast_sys::spawn::Command {
-        program,
-        args: &["--id", id],
-        stdin: theirs.as_fd(),
         cwd: Some(dir.as_fd()),
+        ..holdfast_sys::spawn::Command::new(program, &args, theirs.as_fd())
     })
     .map_err(|source| ShimError::Spawn { program: program.to_owned(), source })?;
     let start_time = holdfast_sys::proc::start_time(process.pid)
-        .map_err(|source| ShimError::Socket { operation: "identify", source })?;
+        .map_err(|source| ShimError::Socket { operation: "identify", source: source.into() })?;
     Ok((ours, Spawned { pid: process.pid, start_time, pidfd: process.pidfd }))
 }

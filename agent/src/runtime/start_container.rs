@@ -20,10 +20,10 @@ impl Runtime {
     pub async fn start_container(&self, id: &str) -> Result<(), Error> {
         let container = self.container(id)?;
         let runtime = self.clone();
-        self.detached(async move { runtime.start(&container).await }).await
+        self.detached(async move { runtime.open_gate(&container).await }).await
     }
 
-    async fn start(&self, container: &Arc<Container>) -> Result<(), Error> {
+    async fn open_gate(&self, container: &Arc<Container>) -> Result<(), Error> {
         let _life = container.life.lock().await;
         let wrong_state = |phase| Error::WrongState {
             id: container.id.to_string(),
@@ -49,17 +49,17 @@ impl Runtime {
                     .await?;
                 Ok(())
             }
-            Ok(_) => Err(self.start_error(container, ShimError::Unexpected { request: "Start" })),
+            Ok(_) => Err(start_error(container, ShimError::Unexpected { request: "Start" })),
             Err(source) => {
                 // The kubelet looks at the status next: it must say EXITED by then.
                 let _ = tokio::time::timeout(EXIT_LIMIT, container.wait_exited()).await;
-                Err(self.start_error(container, source))
+                Err(start_error(container, source))
             }
         }
     }
 
-    #[expect(clippy::unused_self, reason = "reads as the other operations do")]
-    fn start_error(&self, container: &Container, source: ShimError) -> Error {
-        Error::Shim { operation: "start", id: container.id.to_string(), source }
-    }
+}
+
+fn start_error(container: &Container, source: ShimError) -> Error {
+    Error::Shim { operation: "start", id: container.id.to_string(), source }
 }

@@ -62,12 +62,10 @@ impl ImageService for ImageServer {
         Ok(Response::new(v1::ListImagesResponse { images }))
     }
 
-    type StreamImagesStream = streams::Chunks<v1::StreamImagesResponse>;
-
     async fn stream_images(
         &self,
         request: Request<v1::StreamImagesRequest>,
-    ) -> Result<Response<Self::StreamImagesStream>, Status> {
+    ) -> Result<Response<streams::Chunks<v1::StreamImagesResponse>>, Status> {
         let images = self.list(request.into_inner().filter)?;
         Ok(Response::new(streams::chunks(images, |images| v1::StreamImagesResponse { images })))
     }

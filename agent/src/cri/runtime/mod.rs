@@ -185,32 +185,26 @@ impl RuntimeService for RuntimeServer {
         Ok(Response::new(v1::ListContainerStatsResponse { stats }))
     }
 
-    type StreamPodSandboxesStream = streams::Chunks<v1::StreamPodSandboxesResponse>;
-
     async fn stream_pod_sandboxes(
         &self,
         request: Request<v1::StreamPodSandboxesRequest>,
-    ) -> Result<Response<Self::StreamPodSandboxesStream>, Status> {
+    ) -> Result<Response<streams::Chunks<v1::StreamPodSandboxesResponse>>, Status> {
         let items = list_pod_sandbox::list(&self.runtime, request.into_inner().filter);
         Ok(Response::new(streams::chunks(items, |pod_sandboxes| v1::StreamPodSandboxesResponse { pod_sandboxes })))
     }
 
-    type StreamContainersStream = streams::Chunks<v1::StreamContainersResponse>;
-
     async fn stream_containers(
         &self,
         request: Request<v1::StreamContainersRequest>,
-    ) -> Result<Response<Self::StreamContainersStream>, Status> {
+    ) -> Result<Response<streams::Chunks<v1::StreamContainersResponse>>, Status> {
         let items = list_containers::list(&self.runtime, request.into_inner().filter)?;
         Ok(Response::new(streams::chunks(items, |containers| v1::StreamContainersResponse { containers })))
     }
 
-    type StreamContainerStatsStream = streams::Chunks<v1::StreamContainerStatsResponse>;
-
     async fn stream_container_stats(
         &self,
         request: Request<v1::StreamContainerStatsRequest>,
-    ) -> Result<Response<Self::StreamContainerStatsStream>, Status> {
+    ) -> Result<Response<streams::Chunks<v1::StreamContainerStatsResponse>>, Status> {
         let items = stats::list(&self.runtime, request.into_inner().filter).await?;
         Ok(Response::new(streams::chunks(items, |container_stats| v1::StreamContainerStatsResponse {
             container_stats,

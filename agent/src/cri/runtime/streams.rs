@@ -1,15 +1,13 @@
 //! Lists in pieces (KEP-5825): a list of any length passes a client's limit on one message.
 
-use std::pin::Pin;
-
-use futures_util::{Stream, stream};
-use tonic::Status;
+use futures_util::stream;
+use tonic::codegen::BoxStream;
 
 /// Items in one message. A container with long annotations is some tens of KiB, and a message may have 16 MiB.
 const CHUNK: usize = 100;
 
 /// A stream of messages.
-pub type Chunks<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
+pub type Chunks<M> = BoxStream<M>;
 
 /// Cuts `items` into messages.
 pub fn chunks<I: Send + 'static, M: Send + 'static>(items: Vec<I>, message: fn(Vec<I>) -> M) -> Chunks<M> {

@@ -17,6 +17,8 @@ use crate::{
 
 /// The demo's image.
 pub const GREETER: &str = "holdfast.local/greeter:1";
+/// The benchmark's image.
+pub const BENCH: &str = "holdfast.local/busybox:1";
 /// Raised when what follows changes: an old layout is then built anew.
 const GENERATION: &str = "7";
 
@@ -24,14 +26,28 @@ const GENERATION: &str = "7";
 pub fn demo(work: &Work) -> Result<PathBuf> {
     let archive = work.cache.join("demo-image.tar");
     step("building the sample image", || {
-        let greeter = greeter(work)?;
-        let dir = work.cache.join("demo-image");
-        let mut layout = Layout::create(&dir)?;
-        layout.add(&[GREETER], &greeter_image(&greeter)?)?;
-        layout.finish()?;
-        fs::write(&archive, Layout::archive(&dir)?).with_context(|| format!("write {}", archive.display()))
+        let image = greeter_image(&greeter(work)?)?;
+        write_archive(work, "demo-image", GREETER, &image, &archive)
     })?;
     Ok(archive)
+}
+
+/// Builds the benchmark's image as an archive.
+pub fn bench(work: &Work) -> Result<PathBuf> {
+    let busybox = busybox(work)?;
+    let archive = work.cache.join("bench-image.tar");
+    let image = Image::new(json!({"Cmd": ["sh"], "Env": [PATH]}), [busybox_layer(&busybox)?]);
+    write_archive(work, "bench-image", BENCH, &image, &archive)?;
+    Ok(archive)
+}
+
+/// One image as one archive.
+fn write_archive(work: &Work, dir: &str, name: &str, image: &Image, archive: &Path) -> Result<()> {
+    let dir = work.cache.join(dir);
+    let mut layout = Layout::create(&dir)?;
+    layout.add(&[name], image)?;
+    layout.finish()?;
+    fs::write(archive, Layout::archive(&dir)?).with_context(|| format!("write {}", archive.display()))
 }
 
 /// Builds all test images into one layout.

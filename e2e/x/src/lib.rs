@@ -9,6 +9,7 @@ pub mod demo;
 pub mod host;
 pub mod images;
 pub mod oci;
+pub mod place;
 pub mod run;
 pub mod summary;
 pub mod test;

@@ -1,0 +1,85 @@
+//! Directories, a bridge and cgroups for an agent that the demo or the benchmark runs, so that it meets no agent of
+//! this machine; and their end.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{self, Command},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{run::command, work::Work};
+
+/// Where an agent of ours lives for a while.
+#[derive(Debug)]
+pub struct Place {
+    root: PathBuf,
+    state: PathBuf,
+    cgroup: String,
+}
+
+impl Place {
+    /// Makes the directories and the configuration. `name` is a short word.
+    pub fn make(work: &Work, name: &str) -> Result<Self> {
+        let root = work.dir(&format!("{name}-{}", process::id()))?;
+        // Sockets have short names: not under a target directory that may lie deep.
+        let state = PathBuf::from(format!("/run/holdfast-{name}-{}", process::id()));
+        fs::create_dir_all(&state).with_context(|| format!("make {}", state.display()))?;
+        let place = Self { root, state, cgroup: format!("holdfast{name}") };
+        fs::write(place.config(), place.text()).context("write a configuration")?;
+        Ok(place)
+    }
+
+    /// The configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.root.join("config.toml")
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> PathBuf {
+        self.state.join("holdfast.sock")
+    }
+
+    /// Where the agent may log.
+    pub fn log(&self) -> PathBuf {
+        self.root.join("agent.log")
+    }
+
+    /// A command of the agent's program, in a network namespace of its own: the bridge and the rules go with it, and
+    /// no address of the host is in the way.
+    pub fn command(&self, work: &Work, args: &[&str]) -> Command {
+        let mut unshare = command("unshare", ["--net", "--"]);
+        unshare.arg(work.release("holdfast")).args(args).arg("--config").arg(self.config());
+        unshare
+    }
+
+    /// Removes all that is left.
+    pub fn remove(&self) -> Result<()> {
+        for dir in [&self.root, &self.state] {
+            fs::remove_dir_all(dir).with_context(|| format!("remove {}", dir.display()))?;
+        }
+        let top = Path::new("/sys/fs/cgroup");
+        let hierarchies = fs::read_dir(top).into_iter().flatten().flatten().map(|entry| entry.path());
+        for hierarchy in hierarchies.chain([top.to_owned()]) {
+            // Gone already, or no cgroup at all: all the same here.
+            let _ = fs::remove_dir(hierarchy.join(&self.cgroup));
+            let _ = fs::remove_dir(hierarchy.join(format!("{}.slice", self.cgroup)));
+        }
+        Ok(())
+    }
+
+    fn text(&self) -> String {
+        let systemd = Path::new("/run/systemd/system").exists();
+        let parent = if systemd { format!("{}.slice", self.cgroup) } else { format!("/{}", self.cgroup) };
+        format!(
+            "root = \"{}\"\nstate = \"{state}\"\nlisten = \"unix://{socket}\"\nlog_level = \"warn\"\n\
+             default_cgroup_parent = \"{parent}\"\n\
+             [network.cni]\nconf_dir = \"{state}/no-cni\"\n\
+             [network.embedded]\nbridge = \"hfx0\"\nsubnets = [\"10.213.7.0/24\", \"fd68:6f6c:6407::/64\"]\n",
+            self.root.join("data").display(),
+            state = self.state.display(),
+            socket = self.socket().display(),
+        )
+    }
+}

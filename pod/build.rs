@@ -13,6 +13,7 @@ fn main() {
         "-Wl,-z,noseparate-code",
         "-Wl,-z,max-page-size=4096",
         "-Wl,--no-eh-frame-hdr",
+        "-Wl,-z,norelro",
     ] {
         println!("cargo::rustc-link-arg-bin=holdfast-pod={arg}");
     }

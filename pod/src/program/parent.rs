@@ -79,7 +79,9 @@ fn finish<'a>(config: &Config, holder: &Holder, record: &'a mut [u8; MAX_REPORT]
     }
 }
 
-/// All lines in one write, as the kernel wants it.
+/// All lines in one write, as the kernel wants it. Not inlined: the holder keeps every page of stack that was touched
+/// before it was cloned, and these buffers would be in the one frame.
+#[inline(never)]
 fn write_map(pid: i32, file: &[u8], lines: impl Iterator<Item = &'static [u8]>) -> holdfast_bare::Result<()> {
     let mut path: Text<32> = Text::new();
     path.push(b"/proc/");
@@ -98,6 +100,7 @@ fn write_map(pid: i32, file: &[u8], lines: impl Iterator<Item = &'static [u8]>) 
 }
 
 /// Through the host's /proc, from inside the pod's namespaces: which table a name leads to depends on who looks.
+#[inline(never)]
 fn write_sysctls(config: &Config, holder: &Holder) -> Result<(), Fault<'static>> {
     if config.settings().next().is_none() {
         return Ok(());

@@ -126,7 +126,8 @@ impl Cgroups {
             } else {
                 group::make_pod(layout, &path)?
             };
-            match resources.filter(|_| is_new).map(|resources| limits::apply(layout, &path, &resources, None)) {
+            match resources.filter(|_| is_new).map(|resources| limits::apply(layout, &path, &resources, None))
+            {
                 Some(Err(error)) => {
                     let made = Made { dirs, units: Vec::new() };
                     let _ = group::remove_made(layout, &made);
@@ -154,7 +155,12 @@ impl Cgroups {
     /// Makes a container's group with its limits and opens what its first process enters by. Undone on failure.
     ///
     /// With the systemd driver nothing is made yet (`for_placement`): a scope needs a process.
-    pub async fn create(&self, location: &Location, resources: &Resources, extra: Extra) -> Result<Entry, Error> {
+    pub async fn create(
+        &self,
+        location: &Location,
+        resources: &Resources,
+        extra: Extra,
+    ) -> Result<Entry, Error> {
         self.inner.check(resources, &extra, Phase::Create)?;
         if location.unit().is_some() {
             return Ok(Entry { for_placement: true, ..Entry::default() });
@@ -185,7 +191,11 @@ impl Cgroups {
         let inner = &self.inner;
         inner.check(resources, &extra, Phase::Create)?;
         let Some(unit) = location.unit() else {
-            return Err(Error::invalid("cgroup", location, "is not systemd's: it takes processes by its directories"));
+            return Err(Error::invalid(
+                "cgroup",
+                location,
+                "is not systemd's: it takes processes by its directories",
+            ));
         };
         if pid <= 1 {
             return Err(Error::invalid("pid", pid, "is no container's"));
@@ -257,7 +267,8 @@ impl Cgroups {
             _ => Ok(()),
         };
         let path = location.path().to_owned();
-        let removed = self.blocking("remove a cgroup", move |inner| group::remove(&inner.layout, &path)).await;
+        let removed =
+            self.blocking("remove a cgroup", move |inner| group::remove(&inner.layout, &path)).await;
         match (stopped, removed) {
             (Err(one), Err(other)) => Err(Error::Remove(Failures(vec![one, other]))),
             (one, other) => one.and(other),
@@ -277,7 +288,8 @@ impl Cgroups {
             }
         }
         let made = made.clone();
-        let removed = self.blocking("remove cgroups", move |inner| group::remove_made(&inner.layout, &made)).await;
+        let removed =
+            self.blocking("remove cgroups", move |inner| group::remove_made(&inner.layout, &made)).await;
         match removed {
             Ok(()) if failures.is_empty() => Ok(()),
             Ok(()) => Err(Error::Remove(Failures(failures))),

@@ -56,8 +56,7 @@ impl DeviceRule {
 
     /// What every container may use (runc's default list): any mknod, null, zero, full, random, urandom, tty, ptmx, pts.
     pub fn defaults() -> Vec<Self> {
-        let mknod =
-            |kind| Self { kind, major: None, minor: None, read: false, write: false, mknod: true };
+        let mknod = |kind| Self { kind, major: None, minor: None, read: false, write: false, mknod: true };
         let char = |major, minor| Self::device(DeviceKind::Char, major, minor);
         let mut rules = vec![mknod(DeviceKind::Char), mknod(DeviceKind::Block)];
         rules.extend([(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)].map(|(a, b)| char(a, b)));
@@ -151,7 +150,9 @@ pub(crate) fn apply_v1(dir: &GroupDir, rules: &[DeviceRule]) -> Result<(), Error
         // Type `a` is all or nothing to v1 ("a 1:3 r" is read as "a").
         let kinds: &[_] =
             if rule.kind == DeviceKind::Any { &[DeviceKind::Char, DeviceKind::Block] } else { &[rule.kind] };
-        kinds.iter().try_for_each(|kind| dir.write("devices.allow", DeviceRule { kind: *kind, ..*rule }.line()))
+        kinds
+            .iter()
+            .try_for_each(|kind| dir.write("devices.allow", DeviceRule { kind: *kind, ..*rule }.line()))
     })
 }
 

@@ -82,7 +82,9 @@ fn v1_lines() {
 
 #[test]
 fn what_cannot_be_is_refused() {
-    assert!(check(&[DeviceRule::device(DeviceKind::Char, 4096, 0)]).unwrap_err().to_string().contains("4096"));
+    assert!(
+        check(&[DeviceRule::device(DeviceKind::Char, 4096, 0)]).unwrap_err().to_string().contains("4096")
+    );
     assert!(check(&[DeviceRule::device(DeviceKind::Char, 1, 1 << 20)]).is_err());
     assert!(check(&DeviceRule::defaults()).is_ok());
     assert!(DeviceRule::ALL.with_permissions("rx").is_err());

@@ -34,7 +34,9 @@ pub enum Error {
     #[error("no cgroup file system is mounted below /sys/fs/cgroup")]
     NotMounted,
     /// The systemd driver was asked for on a host without systemd.
-    #[error("cgroup_driver is systemd, but systemd does not run here (no /run/systemd/system); set it to cgroupfs")]
+    #[error(
+        "cgroup_driver is systemd, but systemd does not run here (no /run/systemd/system); set it to cgroupfs"
+    )]
     NoSystemd,
     /// A file operation.
     #[error("{operation} {}", path.display())]
@@ -74,7 +76,9 @@ pub enum Error {
         hint: String,
     },
     /// The memory limit is below what is in use and cannot be reclaimed.
-    #[error("memory_limit_in_bytes {limit} is below what cgroup {group} uses ({usage}); it was left as it is")]
+    #[error(
+        "memory_limit_in_bytes {limit} is below what cgroup {group} uses ({usage}); it was left as it is"
+    )]
     BelowUsage {
         /// The limit that was asked for.
         limit: i64,
@@ -173,7 +177,11 @@ impl Error {
         Self::InvalidArgument { field: field.into(), value: value.to_string(), problem: problem.into() }
     }
 
-    pub(crate) fn io(operation: impl Into<String>, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {
+    pub(crate) fn io(
+        operation: impl Into<String>,
+        path: impl Into<PathBuf>,
+        source: impl Into<io::Error>,
+    ) -> Self {
         Self::Io { operation: operation.into(), path: path.into(), source: source.into() }
     }
 

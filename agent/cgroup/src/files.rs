@@ -63,7 +63,8 @@ impl GroupDir {
     /// One value, one write(2), as cgroup files want it.
     pub fn write(&self, name: &str, value: impl AsRef<str>) -> Result<(), Error> {
         let value = value.as_ref();
-        let failed = |errno: Errno| Error::io(format!("write {:?} to", value.trim_end()), self.path.join(name), errno);
+        let failed =
+            |errno: Errno| Error::io(format!("write {:?} to", value.trim_end()), self.path.join(name), errno);
         let fd = self.open_file(name, OFlags::WRONLY).map_err(|error| match error {
             Error::Io { source, .. } => {
                 Error::io(format!("write {:?} to", value.trim_end()), self.path.join(name), source)

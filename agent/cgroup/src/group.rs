@@ -68,7 +68,8 @@ pub struct Entry {
 /// The answer lists every marked directory of the path, also those that an earlier pod made.
 pub(crate) fn make_pod(layout: &Layout, path: &str) -> Result<Vec<PathBuf>, Error> {
     let mut made = Vec::new();
-    let result = layout.hierarchies.iter().try_for_each(|hierarchy| make_path(hierarchy, path, true, &mut made));
+    let result =
+        layout.hierarchies.iter().try_for_each(|hierarchy| make_path(hierarchy, path, true, &mut made));
     if let Err(error) = result.and_then(|()| enable_controllers(layout, path)) {
         undo(&made);
         return Err(error);

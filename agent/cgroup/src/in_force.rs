@@ -67,7 +67,8 @@ fn read_v2(layout: &Layout, path: &str) -> Result<Resources, Error> {
         let limit = parse::limit(&text);
         now.memory_limit_bytes = signed(limit);
         if let Some(swap) = dir.read_optional("memory.swap.max")? {
-            now.memory_swap_limit_bytes = signed(limit.zip(parse::limit(&swap)).map(|(a, b)| a.saturating_add(b)));
+            now.memory_swap_limit_bytes =
+                signed(limit.zip(parse::limit(&swap)).map(|(a, b)| a.saturating_add(b)));
         }
     }
     now.cpuset_cpus = line(&dir, "cpuset.cpus")?;

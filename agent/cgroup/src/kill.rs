@@ -64,8 +64,9 @@ pub(crate) fn kill(layout: &Layout, location: &Location) -> Result<(), Error> {
 /// A pid can have been given to another process since it was read: the pidfd holds one process, and only if that one is
 /// in the group it gets the signal.
 fn kill_one(pid: i32, group: &str) -> Result<(), Error> {
-    let own = rustix::process::getpid();
-    let Some(target) = Pid::from_raw(pid).filter(|target| pid > 1 && *target != own) else { return Ok(()) };
+    // The number is looked at first: `from_raw` asserts that it is not negative.
+    let target = (pid > 1).then(|| Pid::from_raw(pid)).flatten();
+    let Some(target) = target.filter(|target| *target != rustix::process::getpid()) else { return Ok(()) };
     let fd = match pidfd_open(target, PidfdFlags::empty()) {
         Ok(fd) => fd,
         Err(Errno::SRCH | Errno::INVAL) => return Ok(()),
@@ -162,6 +163,7 @@ mod tests {
         let own = rustix::process::getpid().as_raw_nonzero().get();
         // Group "" would hold every process: only the guard stands before this one's end.
         [-1, 0, own].into_iter().for_each(|pid| kill_one(pid, "").unwrap());
-        kill_one(rustix::process::getppid().unwrap().as_raw_nonzero().get(), "/holdfast-no-such-group").unwrap();
+        kill_one(rustix::process::getppid().unwrap().as_raw_nonzero().get(), "/holdfast-no-such-group")
+            .unwrap();
     }
 }

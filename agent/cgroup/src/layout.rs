@@ -56,7 +56,8 @@ impl Layout {
             return Err(Error::NotMounted);
         }
         let unified = base.join("unified");
-        let is_cgroup2 = |path| rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type as u64 == CGROUP2_SUPER_MAGIC);
+        let is_cgroup2 =
+            |path| rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type as u64 == CGROUP2_SUPER_MAGIC);
         let mode = if is_cgroup2(&unified) {
             found.push(Hierarchy { root: unified, controllers: Vec::new(), unified: true });
             Mode::Hybrid
@@ -108,7 +109,9 @@ fn v1_hierarchies(base: &Path, mounts: Vec<(PathBuf, Vec<String>)>) -> Vec<Hiera
         }
         match found.iter_mut().find(|known| known.controllers == controllers) {
             None => found.push(Hierarchy { root, controllers, unified: false }),
-            Some(known) if known.root.parent() != Some(base) && root.parent() == Some(base) => known.root = root,
+            Some(known) if known.root.parent() != Some(base) && root.parent() == Some(base) => {
+                known.root = root
+            }
             Some(_) => {}
         }
     }
@@ -159,7 +162,8 @@ mod tests {
                 mount("/sys/fs/cgroup/systemd", "rw,xattr,release_agent=/lib/systemd/x,name=systemd"),
             ],
         );
-        let short: Vec<_> = found.iter().map(|h| (h.root.to_str().unwrap(), h.controllers.join("+"))).collect();
+        let short: Vec<_> =
+            found.iter().map(|h| (h.root.to_str().unwrap(), h.controllers.join("+"))).collect();
         assert_eq!(
             short,
             [

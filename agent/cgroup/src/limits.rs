@@ -60,9 +60,13 @@ fn check_swap(resources: &Resources, phase: Phase) -> Result<(), Error> {
     let problem = match (limit, swap) {
         (_, -1 | 0) => return Ok(()),
         (_, ..0) => "is negative; -1 stands for no limit".to_owned(),
-        (0, _) if phase == Phase::Create => "needs memory_limit_in_bytes as well, since it counts both".to_owned(),
+        (0, _) if phase == Phase::Create => {
+            "needs memory_limit_in_bytes as well, since it counts both".to_owned()
+        }
         (-1, _) => "limits memory and swap, but memory_limit_in_bytes is -1".to_owned(),
-        (limit, swap) if swap < limit => format!("is below memory_limit_in_bytes ({limit}), which it includes"),
+        (limit, swap) if swap < limit => {
+            format!("is below memory_limit_in_bytes ({limit}), which it includes")
+        }
         _ => return Ok(()),
     };
     Err(Error::invalid(FIELD, swap, problem))
@@ -70,7 +74,9 @@ fn check_swap(resources: &Resources, phase: Phase) -> Result<(), Error> {
 
 fn check_page_size(size: &str) -> Result<(), Error> {
     let digits = ["KB", "MB", "GB"].iter().find_map(|unit| size.strip_suffix(unit));
-    if digits.is_some_and(|digits| (1..=6).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit())) {
+    if digits
+        .is_some_and(|digits| (1..=6).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit()))
+    {
         return Ok(());
     }
     Err(Error::invalid("hugepage_limits.page_size", size, "is not a size such as 2MB or 1GB"))
@@ -110,7 +116,11 @@ pub(crate) fn apply(
 
 /// v2 would kill for a memory limit below what is used, where v1 answers EBUSY: refused before anything is changed.
 pub(crate) fn refuse_below_usage(layout: &Layout, path: &str, asked: &Resources) -> Result<(), Error> {
-    if layout.mode == Mode::V2 { limits_v2::refuse_below_usage(layout, path, asked.memory_limit_bytes) } else { Ok(()) }
+    if layout.mode == Mode::V2 {
+        limits_v2::refuse_below_usage(layout, path, asked.memory_limit_bytes)
+    } else {
+        Ok(())
+    }
 }
 
 /// CPU shares (2 to 262144, 1024 usual) as v2 weight (1 to 10000, 100 usual).
@@ -153,7 +163,10 @@ pub(crate) fn set(dir: &GroupDir, file: &str, value: &str, field: &str) -> Resul
             Some(Errno::INVAL | Errno::RANGE | Errno::ACCESS) => Error::invalid(
                 field,
                 value,
-                format!("was refused by the kernel: it does not fit the machine or the parent of {}", dir.path.display()),
+                format!(
+                    "was refused by the kernel: it does not fit the machine or the parent of {}",
+                    dir.path.display()
+                ),
             ),
             Some(Errno::NOENT) => no_controller(dir, file, field),
             _ => error,

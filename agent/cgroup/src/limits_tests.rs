@@ -29,7 +29,13 @@ fn refusals_name_field_and_value() {
         (refused(|r| r.oom_score_adj = 1001), "oom_score_adj", "1001"),
         (refused(|r| r.cpuset_cpus = "0-".into()), "cpuset_cpus", "0-"),
         (refused(|r| r.cpuset_mems = "x".into()), "cpuset_mems", "x"),
-        (refused(|r| r.hugepage_limits = vec![HugepageLimit { page_size: "../2MB".into(), limit_bytes: 0 }]), "page_size", "../2MB"),
+        (
+            refused(|r| {
+                r.hugepage_limits = vec![HugepageLimit { page_size: "../2MB".into(), limit_bytes: 0 }]
+            }),
+            "page_size",
+            "../2MB",
+        ),
         (refused(|r| drop(r.unified.insert("a/b.c".into(), "1".into()))), "unified", "a/b.c"),
         (refused(|r| drop(r.unified.insert("cgroup.procs".into(), "1".into()))), "unified", "cgroup.procs"),
         (refused(|r| drop(r.unified.insert("..".into(), "1".into()))), "unified", ".."),
@@ -44,8 +50,10 @@ fn refusals_name_field_and_value() {
 
 #[test]
 fn unified_is_for_v2_only() {
-    let resources =
-        Resources { unified: [("memory.oom.group".to_owned(), "1".to_owned())].into(), ..Resources::default() };
+    let resources = Resources {
+        unified: [("memory.oom.group".to_owned(), "1".to_owned())].into(),
+        ..Resources::default()
+    };
     assert!(check(&resources, Mode::V2, Phase::Create).is_ok());
     assert!(check(&resources, Mode::Hybrid, Phase::Create).is_err());
     assert!(check(&resources, Mode::V1, Phase::Create).is_err());
@@ -105,8 +113,16 @@ fn v2_files_get_their_values() {
     apply(&layout, "/pod/c1", &asked, Some(-1)).unwrap();
     let read = |name: &str| fs::read_to_string(root.path().join("pod/c1").join(name)).unwrap();
     assert_eq!(
-        ["cpu.weight", "cpu.max", "memory.max", "memory.swap.max", "memory.oom.group", "pids.max", "hugetlb.2MB.max"]
-            .map(read),
+        [
+            "cpu.weight",
+            "cpu.max",
+            "memory.max",
+            "memory.swap.max",
+            "memory.oom.group",
+            "pids.max",
+            "hugetlb.2MB.max"
+        ]
+        .map(read),
         ["100", "50000 100000", "1048576", "2097152", "1", "max", "0"]
     );
 }
@@ -114,7 +130,8 @@ fn v2_files_get_their_values() {
 #[test]
 fn v2_absences_are_named_or_skipped() {
     let (_root, layout) = fake(&[("cgroup.controllers", "memory"), ("memory.max", "")]);
-    let memory = Resources { memory_limit_bytes: 1 << 20, memory_swap_limit_bytes: 1 << 20, ..Resources::default() };
+    let memory =
+        Resources { memory_limit_bytes: 1 << 20, memory_swap_limit_bytes: 1 << 20, ..Resources::default() };
     apply(&layout, "/pod/c1", &memory, None).unwrap();
     let huge = HugepageLimit { page_size: "2MB".into(), limit_bytes: 0 };
     apply(&layout, "/pod/c1", &Resources { hugepage_limits: vec![huge], ..Resources::default() }, None)

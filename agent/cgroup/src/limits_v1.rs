@@ -14,7 +14,12 @@ use crate::{
 const MEMORY: &str = "memory.limit_in_bytes";
 const MEMORY_AND_SWAP: &str = "memory.memsw.limit_in_bytes";
 
-pub(crate) fn apply(layout: &Layout, path: &str, asked: &Resources, pids_limit: Option<i64>) -> Result<(), Error> {
+pub(crate) fn apply(
+    layout: &Layout,
+    path: &str,
+    asked: &Resources,
+    pids_limit: Option<i64>,
+) -> Result<(), Error> {
     if asked.cpu_shares != 0 || asked.cpu_quota_us != 0 || asked.cpu_period_us != 0 {
         cpu(&controller(layout, path, "cpu", "cpu_shares, cpu_quota")?, asked)?;
     }
@@ -87,8 +92,10 @@ fn set_memory(dir: &GroupDir, path: &str, limit: i64) -> Result<(), Error> {
         }),
         Err(Error::InvalidArgument { field, value, .. }) => {
             let both = dir.read(MEMORY_AND_SWAP).unwrap_or_default();
-            let problem =
-                format!("is above the limit of memory and swap ({}): raise memory_swap_limit_in_bytes too", both.trim());
+            let problem = format!(
+                "is above the limit of memory and swap ({}): raise memory_swap_limit_in_bytes too",
+                both.trim()
+            );
             Err(Error::InvalidArgument { field, value, problem })
         }
         other => other,
@@ -131,11 +138,16 @@ fn hugepages(layout: &Layout, path: &str, limits: &[HugepageLimit]) -> Result<()
 
 /// Whether the v2 group has the controller.
 pub(crate) fn has_hugetlb(dir: &GroupDir) -> bool {
-    dir.read("cgroup.controllers").is_ok_and(|text| text.split_ascii_whitespace().any(|name| name == "hugetlb"))
+    dir.read("cgroup.controllers")
+        .is_ok_and(|text| text.split_ascii_whitespace().any(|name| name == "hugetlb"))
 }
 
 /// `(file's last part, its word for no limit)` differ between v1 and v2.
-pub(crate) fn set_hugepages(dir: &GroupDir, limits: &[HugepageLimit], names: (&str, &str)) -> Result<(), Error> {
+pub(crate) fn set_hugepages(
+    dir: &GroupDir,
+    limits: &[HugepageLimit],
+    names: (&str, &str),
+) -> Result<(), Error> {
     for limit in limits {
         let file = format!("hugetlb.{}.{}", limit.page_size, names.0);
         if !dir.has(&file) {

@@ -14,7 +14,12 @@ use crate::{
 const MEMORY: &str = "memory.max";
 const SWAP: &str = "memory.swap.max";
 
-pub(crate) fn apply(layout: &Layout, path: &str, asked: &Resources, pids_limit: Option<i64>) -> Result<(), Error> {
+pub(crate) fn apply(
+    layout: &Layout,
+    path: &str,
+    asked: &Resources,
+    pids_limit: Option<i64>,
+) -> Result<(), Error> {
     let Some(dir) = layout.open("", path)? else { return Err(Error::NotMounted) };
     cpu(&dir, asked)?;
     memory(&dir, asked)?;
@@ -46,7 +51,11 @@ fn cpu(dir: &GroupDir, asked: &Resources) -> Result<(), Error> {
     if asked.cpu_quota_us == 0 && asked.cpu_period_us == 0 {
         return Ok(());
     }
-    let current = if asked.cpu_quota_us == 0 { dir.read_optional("cpu.max")?.unwrap_or_default() } else { String::new() };
+    let current = if asked.cpu_quota_us == 0 {
+        dir.read_optional("cpu.max")?.unwrap_or_default()
+    } else {
+        String::new()
+    };
     set(dir, "cpu.max", &cpu_max(asked, &current), "cpu_quota")
 }
 
@@ -65,7 +74,8 @@ fn memory(dir: &GroupDir, asked: &Resources) -> Result<(), Error> {
     if limit == 0 && both == 0 {
         return Ok(());
     }
-    let current = if limit == 0 { parse::limit(&dir.read_optional(MEMORY)?.unwrap_or_default()) } else { None };
+    let current =
+        if limit == 0 { parse::limit(&dir.read_optional(MEMORY)?.unwrap_or_default()) } else { None };
     if let Some(swap) = swap_max(limit, both, current)? {
         match set(dir, SWAP, &swap, "memory_swap_limit_in_bytes") {
             // Without swap there is nothing to limit.
@@ -88,7 +98,11 @@ pub(crate) fn swap_max(limit: i64, both: i64, current: Option<u64>) -> Result<Op
         (-1, 0) | (_, -1) => return Ok(Some("max".to_owned())),
         (_, 0) => return Ok(None),
         (0, _) => current.ok_or_else(|| {
-            Error::invalid(FIELD, both, "needs memory_limit_in_bytes as well, since the group has no memory limit")
+            Error::invalid(
+                FIELD,
+                both,
+                "needs memory_limit_in_bytes as well, since the group has no memory limit",
+            )
         })?,
         (limit, _) => limit.max(0) as u64,
     };
@@ -101,7 +115,9 @@ pub(crate) fn swap_max(limit: i64, both: i64, current: Option<u64>) -> Result<Op
 /// What can be reclaimed (page cache, slab) does not count.
 pub(crate) fn refuse_below_usage(layout: &Layout, path: &str, limit: i64) -> Result<(), Error> {
     let Some(dir) = layout.open("", path)?.filter(|_| limit > 0) else { return Ok(()) };
-    let (Some(current), Some(stat)) = (dir.read_optional("memory.current")?, dir.read_optional("memory.stat")?) else {
+    let (Some(current), Some(stat)) =
+        (dir.read_optional("memory.current")?, dir.read_optional("memory.stat")?)
+    else {
         return Ok(());
     };
     let [file, shmem, slab] = parse::flat(&stat, ["file", "shmem", "slab_reclaimable"]);
@@ -129,7 +145,11 @@ mod tests {
             (100, 250, None, Some("150")),
             (0, 250, Some(200), Some("50")),
         ] {
-            assert_eq!(swap_max(limit, both, current).unwrap().as_deref(), expected, "{limit} {both} {current:?}");
+            assert_eq!(
+                swap_max(limit, both, current).unwrap().as_deref(),
+                expected,
+                "{limit} {both} {current:?}"
+            );
         }
         assert!(swap_max(100, 50, None).is_err());
         assert!(swap_max(0, 50, None).unwrap_err().to_string().contains("memory_limit_in_bytes"));
@@ -138,7 +158,8 @@ mod tests {
 
     #[test]
     fn cpu_max_keeps_what_is_not_said() {
-        let asked = |quota, period| Resources { cpu_quota_us: quota, cpu_period_us: period, ..Resources::default() };
+        let asked =
+            |quota, period| Resources { cpu_quota_us: quota, cpu_period_us: period, ..Resources::default() };
         assert_eq!(cpu_max(&asked(50_000, 100_000), ""), "50000 100000");
         assert_eq!(cpu_max(&asked(-1, 0), ""), "max");
         assert_eq!(cpu_max(&asked(0, 20_000), "5000 100000\n"), "5000 20000");

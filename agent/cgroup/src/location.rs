@@ -172,7 +172,9 @@ pub(crate) fn pod(driver: Driver, parent: &str, default: &str, id: &str) -> Resu
 pub(crate) fn container(driver: Driver, parent: &str, default: &str, id: &str) -> Result<Location, Error> {
     let parent = if parent.is_empty() { default } else { parent };
     match driver {
-        Driver::Cgroupfs => Ok(Location { path: join(&cgroupfs_parent(parent)?, id), unit: None, pod: false }),
+        Driver::Cgroupfs => {
+            Ok(Location { path: join(&cgroupfs_parent(parent)?, id), unit: None, pod: false })
+        }
         Driver::Systemd => {
             let slice = slice_parent(parent)?;
             let name = format!("{SCOPE_PREFIX}-{id}{SCOPE_SUFFIX}");
@@ -211,13 +213,18 @@ fn slice_parent(parent: &str) -> Result<String, Error> {
     check_unit_name(name)?;
     let path = slice_path(name)?;
     if parent.contains('/') && clean_path(parent)? != path {
-        return Err(Error::invalid(FIELD, parent, format!("is not where systemd puts {name}, which is {path}")));
+        return Err(Error::invalid(
+            FIELD,
+            parent,
+            format!("is not where systemd puts {name}, which is {path}"),
+        ));
     }
     Ok(name.to_owned())
 }
 
 fn slice_path(name: &str) -> Result<String, Error> {
-    let path = expand_slice(name).map_err(|_| Error::invalid(FIELD, name, "is not the name of a systemd slice"))?;
+    let path =
+        expand_slice(name).map_err(|_| Error::invalid(FIELD, name, "is not the name of a systemd slice"))?;
     if path.len() > MAX_PATH {
         return Err(Error::invalid(FIELD, name, "is too long"));
     }
@@ -241,7 +248,11 @@ fn check_unit_name(name: &str) -> Result<(), Error> {
 
 fn clean_path(path: &str) -> Result<String, Error> {
     if path.len() > MAX_PATH {
-        return Err(Error::invalid(FIELD, format!("{}...", path.chars().take(64).collect::<String>()), "is too long"));
+        return Err(Error::invalid(
+            FIELD,
+            format!("{}...", path.chars().take(64).collect::<String>()),
+            "is too long",
+        ));
     }
     let mut clean = String::new();
     for name in path.split('/').filter(|name| !name.is_empty()) {

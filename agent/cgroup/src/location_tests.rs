@@ -13,12 +13,16 @@ fn cgroupfs_places() {
     assert_eq!(place(""), format!("/holdfast/{ID}"));
     let own = pod(Driver::Cgroupfs, "", "/holdfast", ID).unwrap();
     assert_eq!(own.path(), format!("/holdfast/{ID}"));
-    assert_eq!(pod(Driver::Cgroupfs, "/kubepods/pod1", "/holdfast", ID).unwrap().as_parent(), "/kubepods/pod1");
+    assert_eq!(
+        pod(Driver::Cgroupfs, "/kubepods/pod1", "/holdfast", ID).unwrap().as_parent(),
+        "/kubepods/pod1"
+    );
 }
 
 #[test]
 fn systemd_places() {
-    let location = container(Driver::Systemd, "kubepods-besteffort-pod1.slice", "holdfast.slice", ID).unwrap();
+    let location =
+        container(Driver::Systemd, "kubepods-besteffort-pod1.slice", "holdfast.slice", ID).unwrap();
     let path = "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod1.slice";
     assert_eq!(location.path(), format!("{path}/cri-holdfast-{ID}.scope"));
     assert_eq!(location.to_string(), format!("kubepods-besteffort-pod1.slice:cri-holdfast:{ID}"));

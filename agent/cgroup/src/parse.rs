@@ -119,7 +119,10 @@ pub(crate) fn cpuset(text: &str) -> Option<Vec<(u32, u32)>> {
 pub(crate) fn cpuset_eq(one: &str, other: &str) -> bool {
     let expand = |text: &str| {
         cpuset(text).map(|ranges| {
-            ranges.into_iter().flat_map(|(first, last)| first..=last).collect::<std::collections::BTreeSet<_>>()
+            ranges
+                .into_iter()
+                .flat_map(|(first, last)| first..=last)
+                .collect::<std::collections::BTreeSet<_>>()
         })
     };
     one == other || expand(one).is_some_and(|set| Some(set) == expand(other))

@@ -4,18 +4,14 @@
 //! the same values, and what has no property, are written to the files.
 
 use cgroups_rs::systemd::{
-    ALLOWED_CPUS, ALLOWED_MEMORY_NODES, CPU_QUOTA_PER_SEC_US, CPU_QUOTA_PERIOD_US, CPU_SHARES, CPU_WEIGHT, MEMORY_LIMIT,
-    MEMORY_LOW, MEMORY_MAX, MEMORY_SWAP_MAX, TASKS_MAX, cpuset, props::PropertiesBuilder,
+    ALLOWED_CPUS, ALLOWED_MEMORY_NODES, CPU_QUOTA_PER_SEC_US, CPU_QUOTA_PERIOD_US, CPU_SHARES, CPU_WEIGHT,
+    MEMORY_LIMIT, MEMORY_LOW, MEMORY_MAX, MEMORY_SWAP_MAX, TASKS_MAX, cpuset, props::PropertiesBuilder,
 };
 use holdfast_model::Resources;
 use zbus::zvariant::Value;
 
 use crate::{
-    DeviceRule, Error, Mode,
-    limits::shares_to_weight,
-    limits_v2::swap_max,
-    location::Unit,
-    parse,
+    DeviceRule, Error, Mode, limits::shares_to_weight, limits_v2::swap_max, location::Unit, parse,
     systemd::Property,
 };
 
@@ -129,8 +125,10 @@ pub(crate) fn devices(rules: &[DeviceRule], mode: Mode, proc_devices: &str) -> V
     if mode == Mode::V2 || rules.is_empty() || rules.contains(&DeviceRule::ALL) {
         return Vec::new();
     }
-    let allowed: Vec<(String, String)> =
-        rules.iter().filter_map(|rule| Some((rule.systemd_name(proc_devices)?, rule.permissions()))).collect();
+    let allowed: Vec<(String, String)> = rules
+        .iter()
+        .filter_map(|rule| Some((rule.systemd_name(proc_devices)?, rule.permissions())))
+        .collect();
     vec![("DevicePolicy", Value::from("strict")), ("DeviceAllow", Value::from(allowed))]
 }
 
@@ -141,7 +139,10 @@ mod tests {
     use crate::DeviceKind;
 
     fn find(properties: &[Property], name: &str) -> Option<u64> {
-        properties.iter().find(|property| property.0 == name).map(|property| property.1.clone().try_into().unwrap())
+        properties
+            .iter()
+            .find(|property| property.0 == name)
+            .map(|property| property.1.clone().try_into().unwrap())
     }
 
     #[test]
@@ -153,7 +154,11 @@ mod tests {
             memory_limit_bytes: 100,
             memory_swap_limit_bytes: 100,
             cpuset_cpus: "0-1,9".into(),
-            unified: [("memory.high".to_owned(), "max".to_owned()), ("memory.oom.group".to_owned(), "1".to_owned())].into(),
+            unified: [
+                ("memory.high".to_owned(), "max".to_owned()),
+                ("memory.oom.group".to_owned(), "1".to_owned()),
+            ]
+            .into(),
             ..Resources::default()
         };
         let found = limits(&asked, &Resources::default(), Some(-1), Mode::V2).unwrap();
@@ -168,14 +173,18 @@ mod tests {
 
     #[test]
     fn limits_of_v1_and_partial_updates() {
-        let asked = Resources { cpu_shares: 512, memory_limit_bytes: -1, cpu_quota_us: -1, ..Resources::default() };
+        let asked =
+            Resources { cpu_shares: 512, memory_limit_bytes: -1, cpu_quota_us: -1, ..Resources::default() };
         let found = limits(&asked, &Resources::default(), None, Mode::Hybrid).unwrap();
         assert_eq!((find(&found, "CPUShares"), find(&found, "MemoryLimit")), (Some(512), Some(u64::MAX)));
         assert_eq!((find(&found, "CPUQuotaPerSecUSec"), find(&found, "TasksMax")), (Some(u64::MAX), None));
         let now = Resources { cpu_period_us: 50_000, memory_limit_bytes: 80, ..Resources::default() };
         let asked = Resources { cpu_quota_us: 50_000, memory_swap_limit_bytes: 100, ..Resources::default() };
         let found = limits(&asked, &now, None, Mode::V2).unwrap();
-        assert_eq!((find(&found, "CPUQuotaPerSecUSec"), find(&found, "MemorySwapMax")), (Some(1_000_000), Some(20)));
+        assert_eq!(
+            (find(&found, "CPUQuotaPerSecUSec"), find(&found, "MemorySwapMax")),
+            (Some(1_000_000), Some(20))
+        );
         assert!(limits(&Resources::default(), &now, None, Mode::V2).unwrap().is_empty());
     }
 
@@ -186,7 +195,12 @@ mod tests {
         let found = devices(&rules, Mode::V1, proc_devices);
         let list = Vec::<(String, String)>::try_from(found[1].1.clone()).unwrap();
         let has = |name: &str, access: &str| list.contains(&(name.to_owned(), access.to_owned()));
-        assert!(has("/dev/char/1:3", "rwm") && has("char-pts", "rwm") && has("char-*", "m") && has("block-*", "m"));
+        assert!(
+            has("/dev/char/1:3", "rwm")
+                && has("char-pts", "rwm")
+                && has("char-*", "m")
+                && has("block-*", "m")
+        );
         assert!(devices(&rules, Mode::V2, proc_devices).is_empty());
         assert!(devices(&[DeviceRule::ALL], Mode::V1, proc_devices).is_empty());
         let odd = DeviceRule { minor: None, ..DeviceRule::device(DeviceKind::Block, 99, 0) };

@@ -87,7 +87,13 @@ fn read_v2(layout: &Layout, path: &str) -> Result<Stats, Error> {
                 parse::flat(&dir.read("memory.stat")?, keys);
             let limit = dir.read_optional("memory.max")?.as_deref().and_then(parse::limit);
             let psi = psi(&dir, "memory.pressure");
-            Some(MemoryStats { rss, page_faults, major_page_faults, psi, ..memory(usage, inactive_file, limit) })
+            Some(MemoryStats {
+                rss,
+                page_faults,
+                major_page_faults,
+                psi,
+                ..memory(usage, inactive_file, limit)
+            })
         }
     };
     let swap = match optional(&dir, "memory.swap.current")? {

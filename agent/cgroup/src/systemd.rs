@@ -112,7 +112,9 @@ impl Systemd {
         }
         let connection = match &self.address {
             None => Connection::system().await,
-            Some(address) => async { zbus::connection::Builder::address(address.as_str())?.build().await }.await,
+            Some(address) => {
+                async { zbus::connection::Builder::address(address.as_str())?.build().await }.await
+            }
         };
         let connection = connection.map_err(failed("connect for", unit))?;
         let proxy = proxy(&connection).await.map_err(failed("connect for", unit))?;

@@ -16,6 +16,7 @@ use crate::{
 pub const BUILD: &[&str] = &["gcc", "libc6-dev", "libseccomp-dev"];
 /// What the tests need as well: for the wire test, for the image builder, and to look at the machine.
 pub const TESTS: &[&str] = &[
+    "busybox-static",
     "bzip2",
     "gcc",
     "iproute2",

@@ -79,12 +79,16 @@ impl Cgroup {
         if processes.is_empty() {
             return;
         }
+        let end = Instant::now() + KILL_LIMIT;
         if let Some(dir) = &self.dir {
+            let opened: Vec<_> = processes.iter().filter_map(|pid| pidfd::open(*pid).ok()).collect();
             if kill_by_kernel(dir) {
+                for process in opened {
+                    let _ = pidfd::wait_exit(process, end.saturating_duration_since(Instant::now()));
+                }
                 return;
             }
         }
-        let end = Instant::now() + KILL_LIMIT;
         while Instant::now() < end && self.kill_once(us) {}
     }
 

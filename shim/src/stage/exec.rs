@@ -11,7 +11,7 @@ use holdfast_sys::ns;
 use holdfast_sys::process::{self, Filter};
 use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid, fchown, fstat, openat};
 
-use super::{born, cgroup, command, console, end, identity, join, launch};
+use super::{born, cgroup, close_the_host, command, console, end, identity, join, launch};
 use crate::fault::{OrFail, Result};
 use crate::link::{Ready, host_id};
 
@@ -57,12 +57,12 @@ fn outside(plan: &Plan<'_>) -> Result<()> {
     let seccomp = launch::read_seccomp(plan.seccomp, exec.seccomp_flags)?;
     // As the host's root, who alone may: the pipes are the agent's.
     own_stdio(plan, exec.process.user());
-    let mut kept = vec![2, plan.link.as_raw_fd(), plan.init.as_raw_fd()];
+    let mut kept = vec![plan.link.as_raw_fd(), plan.init.as_raw_fd()];
     match plan.stdio {
         Stdio::Three(three) => kept.extend(three.iter().map(AsRawFd::as_raw_fd)),
         Stdio::Console(slave) => kept.push(slave.as_raw_fd()),
     }
-    process::close_all_but(&mut kept).or_fail("close what the process does not need")?;
+    close_the_host(kept)?;
     join::hide_memory()?;
     let user = if plan.container.uid_map.is_empty() { 0 } else { ns::NEWUSER };
     let all = ns::NEWNS | ns::NEWPID | ns::NEWNET | ns::NEWIPC | ns::NEWUTS | ns::NEWCGROUP | user;
@@ -89,10 +89,11 @@ fn inside(plan: &Plan<'_>, exec: &launch::Exec, seccomp: Option<&Filter>) -> Res
     let mut identity = identity::Identity::of(process, &user, seccomp.is_some())?;
     let proc = own_proc();
     identity.become_user()?;
-    command::change_directory(process.cwd())?;
     command::set_label(process, proc.as_ref().map(AsFd::as_fd))?;
+    drop(proc);
     // The link closes itself at execve, and is needed until then.
     process::close_all_but(&mut [0, 1, 2, plan.link.as_raw_fd()]).or_fail("close what is not stdio")?;
+    command::change_directory(process.cwd())?;
     identity.last_steps(seccomp)?;
     Err(command.run())
 }

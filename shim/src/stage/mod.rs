@@ -112,6 +112,7 @@ fn outside(plan: &Plan<'_>) -> Result<()> {
     let sources = sources::open(&launch, user_namespace.as_ref())?;
     at(Step::MakeRoot);
     let root = rootfs::make(&launch, user_namespace.as_ref())?;
+    drop(user_namespace);
     // Here, because a user namespace may not make device nodes, and a mount of its own may not show any.
     at(Step::MakeDevices);
     let devices = devices::make(&launch)?;
@@ -159,7 +160,7 @@ pub struct Taken {
 
 impl Taken {
     fn close_the_rest(&self, plan: &Plan<'_>) -> Result<()> {
-        let mut kept = vec![2, plan.link.as_raw_fd(), plan.holder.as_raw_fd(), self.root.as_raw_fd()];
+        let mut kept = vec![plan.link.as_raw_fd(), plan.holder.as_raw_fd(), self.root.as_raw_fd()];
         kept.extend(plan.pid_target.map(|fd| fd.as_raw_fd()));
         kept.extend(self.sources.descriptors());
         kept.extend(self.devices.iter().map(|devices| devices.mount.as_raw_fd()));
@@ -167,7 +168,7 @@ impl Taken {
         if let Stdio::Three(three) = plan.stdio {
             kept.extend(three.iter().map(AsRawFd::as_raw_fd));
         }
-        process::close_all_but(&mut kept).or_fail("close what the container does not need")
+        close_the_host(kept)
     }
 }
 
@@ -204,12 +205,18 @@ fn inside(plan: &Plan<'_>, taken: &mut Taken) -> Result<()> {
     at(Step::BecomeUser);
     let command = command::prepare(process, &launch.raw_env, &user.home)?;
     console::take_stdio(plan.stdio, terminal.as_ref(), &user)?;
+    let master = terminal.map(|terminal| terminal.master);
     let mut identity = identity::Identity::of(process, &user, taken.seccomp.is_some())?;
     identity.become_user()?;
+    // On exec, and kept until then, through our own procfs; it is known by descriptor.
+    command::set_label(process, made.proc.as_ref().map(AsFd::as_fd))?;
+    drop(made);
+    // The net below every O_CLOEXEC: nothing but stdio reaches the command. Before the working directory, which may be
+    // written as /proc/self/fd/N.
+    let mut kept = vec![0, 1, 2, plan.link.as_raw_fd()];
+    kept.extend(master.iter().map(AsRawFd::as_raw_fd));
+    process::close_all_but(&mut kept).or_fail("close what is not stdio")?;
     let directory = command::change_directory(process.cwd());
-    // On exec, and kept until then; the mount that it is written to is still known by descriptor.
-    command::set_label(process, made.proc.as_ref().map(|fd| fd.as_fd()))?;
-    process::close_all_but(&mut [0, 1, 2, plan.link.as_raw_fd()]).or_fail("close what is not stdio")?;
 
     at(Step::Gate);
     let ready = Ready {
@@ -218,15 +225,26 @@ fn inside(plan: &Plan<'_>, taken: &mut Taken) -> Result<()> {
         gid_map: launch.gid_map.clone(),
         warnings: std::mem::take(&mut taken.warnings),
     };
-    let master = terminal.as_ref().map(|terminal| terminal.master.as_fd());
-    link::report(plan.link, &Report::Ready(ready), master)
+    link::report(plan.link, &Report::Ready(ready), master.as_ref().map(AsFd::as_fd))
         .map_err(|e| crate::fault::internal("report to the shim", e.to_string()))?;
+    drop(master);
     link::await_byte(plan.link, link::GO).or_fail("wait at the gate")?;
     // After the gate only what a profile that forbids everything but execve still allows.
     at(Step::Run);
     directory?;
     identity.last_steps(taken.seccomp.as_ref())?;
     Err(command.run())
+}
+
+/// Closes everything but `kept`. Descriptors 0, 1 and 2 become /dev/null, which the shim has as its own 0: were they
+/// free, the next ones to be opened would take their numbers, and setting up stdio would overwrite them.
+pub fn close_the_host(mut kept: Vec<std::os::fd::RawFd>) -> Result<()> {
+    const STAGE: &str = "close what the container does not need";
+    let null = rustix::stdio::stdin();
+    rustix::stdio::dup2_stdout(null).or_fail(STAGE)?;
+    rustix::stdio::dup2_stderr(null).or_fail(STAGE)?;
+    kept.extend([0, 1, 2]);
+    process::close_all_but(&mut kept).or_fail(STAGE)
 }
 
 /// The first thing that a process does which will run a command: the shim must know it before it can end.

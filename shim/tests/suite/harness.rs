@@ -124,7 +124,10 @@ impl Agent {
     pub fn failure(&mut self, request: Request) -> Failure {
         match self.call(request) {
             Answer::Failed(failure) => failure,
-            other => panic!("{other:?}"),
+            other => {
+                self.receive();
+                panic!("{other:?} {:?}", self.events)
+            }
         }
     }
 

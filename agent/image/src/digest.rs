@@ -48,7 +48,10 @@ impl FromStr for Digest {
             return Err("a digest is sha256: and 64 hex digits".into());
         };
         if algorithm != "sha256" {
-            return Err(format!("digest algorithm {:?} is not supported: only sha256", algorithm.escape_debug()));
+            return Err(format!(
+                "digest algorithm {:?} is not supported: only sha256",
+                algorithm.escape_debug()
+            ));
         }
         if hex.len() != 64 || !hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
             return Err("a sha256 digest has 64 lower-case hex digits".into());

@@ -1,5 +1,12 @@
 //! The image store: pull, unpack, import, list, remove.
-#![allow(clippy::unused_async, unused_variables, missing_docs, dead_code, clippy::unused_self, unused_crate_dependencies)]
+#![allow(
+    clippy::unused_async,
+    unused_variables,
+    missing_docs,
+    dead_code,
+    clippy::unused_self,
+    unused_crate_dependencies
+)]
 
 mod config;
 mod digest;

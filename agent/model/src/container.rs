@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{IdMapping, Map, NamespaceOptions, Resources, SecurityProfile, SelinuxOptions, SupplementalGroupsPolicy};
+use crate::{
+    IdMapping, Map, NamespaceOptions, Resources, SecurityProfile, SelinuxOptions, SupplementalGroupsPolicy,
+};
 
 /// Who the container is within its pod.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -53,7 +53,8 @@ impl Client {
     /// RunPodSandbox.
     pub async fn run_pod(&mut self) -> Result<(String, v1::PodSandboxConfig)> {
         let config = self.pod_config();
-        let request = v1::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
+        let request =
+            v1::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
         let answer = self.runtime.run_pod_sandbox(request).await.context("RunPodSandbox")?;
         Ok((answer.into_inner().pod_sandbox_id, config))
     }
@@ -65,7 +66,13 @@ impl Client {
             config: Some(self.container_config()),
             sandbox_config: Some(config.clone()),
         };
-        let container_id = self.runtime.create_container(request).await.context("CreateContainer")?.into_inner().container_id;
+        let container_id = self
+            .runtime
+            .create_container(request)
+            .await
+            .context("CreateContainer")?
+            .into_inner()
+            .container_id;
         let request = v1::StartContainerRequest { container_id: container_id.clone() };
         self.runtime.start_container(request).await.context("StartContainer")?;
         Ok(container_id)
@@ -85,7 +92,10 @@ impl Client {
         let container_id = container.to_owned();
         let request = v1::StopContainerRequest { container_id: container_id.clone(), timeout: 0 };
         self.runtime.stop_container(request).await.context("StopContainer")?;
-        self.runtime.remove_container(v1::RemoveContainerRequest { container_id }).await.context("RemoveContainer")?;
+        self.runtime
+            .remove_container(v1::RemoveContainerRequest { container_id })
+            .await
+            .context("RemoveContainer")?;
         Ok(())
     }
 
@@ -94,7 +104,10 @@ impl Client {
         let pod_sandbox_id = pod.to_owned();
         let request = v1::StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id.clone() };
         self.runtime.stop_pod_sandbox(request).await.context("StopPodSandbox")?;
-        self.runtime.remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id }).await.context("RemovePodSandbox")?;
+        self.runtime
+            .remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id })
+            .await
+            .context("RemovePodSandbox")?;
         Ok(())
     }
 

@@ -47,7 +47,10 @@ async fn main() -> Result<()> {
     let times = rounds::measure(&mut client, &options).await?;
     let memory = memory::measure(&mut client, &options).await?;
     if options.json {
-        println!("{}", serde_json::json!({ "rounds": options.rounds, "milliseconds": times, "memory": memory }));
+        println!(
+            "{}",
+            serde_json::json!({ "rounds": options.rounds, "milliseconds": times, "memory": memory })
+        );
         return Ok(());
     }
     println!("{:<28} {:>9} {:>9} {:>9}   ({} rounds, ms)", "step", "min", "median", "p95", options.rounds);
@@ -55,7 +58,10 @@ async fn main() -> Result<()> {
         println!("{:<28} {:>9.2} {:>9.2} {:>9.2}", step.name, step.min, step.median, step.p95);
     }
     if let Some(memory) = memory {
-        println!("\n{:<28} {:>9} {:>12} {:>14}   ({} pods)", "process", "count", "PSS KiB", "KiB each", memory.pods);
+        println!(
+            "\n{:<28} {:>9} {:>12} {:>14}   ({} pods)",
+            "process", "count", "PSS KiB", "KiB each", memory.pods
+        );
         for process in &memory.processes {
             println!(
                 "{:<28} {:>9} {:>12} {:>14.1}",

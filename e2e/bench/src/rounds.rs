@@ -36,9 +36,19 @@ pub async fn measure(client: &mut Client, options: &Options) -> Result<Vec<Step>
             }
         }
     }
-    let names =
-        ["RunPodSandbox", "Create + StartContainer", "ExecSync(true)", "Stop + RemoveContainer", "Stop + RemovePodSandbox"];
-    Ok(names.into_iter().zip(samples).filter(|(_, all)| !all.is_empty()).map(|(name, all)| step(name, all)).collect())
+    let names = [
+        "RunPodSandbox",
+        "Create + StartContainer",
+        "ExecSync(true)",
+        "Stop + RemoveContainer",
+        "Stop + RemovePodSandbox",
+    ];
+    Ok(names
+        .into_iter()
+        .zip(samples)
+        .filter(|(_, all)| !all.is_empty())
+        .map(|(name, all)| step(name, all))
+        .collect())
 }
 
 async fn one_round(client: &mut Client) -> Result<[Vec<f64>; 5]> {

@@ -171,7 +171,9 @@ impl<'a, R: Read> Archive<'a, R> {
         let stored = number(&header.as_old().cksum);
         let (unsigned, signed) = checksums(&block);
         if stored != Some(unsigned) && stored.map(|sum| sum as i64) != Some(signed) {
-            return Err(Fault::Corrupt("a header has the wrong checksum: not a tar archive, or damaged".into()));
+            return Err(Fault::Corrupt(
+                "a header has the wrong checksum: not a tar archive, or damaged".into(),
+            ));
         }
         Ok(Some(block))
     }
@@ -193,7 +195,13 @@ impl<'a, R: Read> Archive<'a, R> {
         self.padding = (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64;
     }
 
-    fn entry(&mut self, header: &Header, flag: u8, size: u64, mut extended: Extended) -> Result<Entry, Fault> {
+    fn entry(
+        &mut self,
+        header: &Header,
+        flag: u8,
+        size: u64,
+        mut extended: Extended,
+    ) -> Result<Entry, Fault> {
         let mut path = extended.path.take().unwrap_or_else(|| header.path_bytes().into_owned());
         let kind = match flag {
             b'0' | 0 if path.ends_with(b"/") => Kind::Directory,
@@ -224,9 +232,11 @@ impl<'a, R: Read> Archive<'a, R> {
             (0, Vec::new())
         };
         let link = match kind {
-            Kind::Symlink | Kind::HardLink => {
-                extended.link.take().or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned)).unwrap_or_default()
-            }
+            Kind::Symlink | Kind::HardLink => extended
+                .link
+                .take()
+                .or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned))
+                .unwrap_or_default(),
             _ => Vec::new(),
         };
         if path.len() > LONGEST_PATH || link.len() > LONGEST_PATH {
@@ -234,14 +244,21 @@ impl<'a, R: Read> Archive<'a, R> {
         }
         let old = header.as_old();
         let id = |extended: Option<u64>, field: &[u8]| {
-            extended.or_else(|| number(field)).and_then(|id| u32::try_from(id).ok()).filter(|id| *id != u32::MAX)
+            extended
+                .or_else(|| number(field))
+                .and_then(|id| u32::try_from(id).ok())
+                .filter(|id| *id != u32::MAX)
         };
-        let uid = id(extended.uid, &old.uid).ok_or_else(|| bad(header, "the owner is not a 32 bit number"))?;
-        let gid = id(extended.gid, &old.gid).ok_or_else(|| bad(header, "the group is not a 32 bit number"))?;
+        let uid =
+            id(extended.uid, &old.uid).ok_or_else(|| bad(header, "the owner is not a 32 bit number"))?;
+        let gid =
+            id(extended.gid, &old.gid).ok_or_else(|| bad(header, "the group is not a 32 bit number"))?;
         let mode = number(&old.mode).ok_or_else(|| bad(header, "the mode is not a number"))?;
         let mtime = extended.mtime.unwrap_or_else(|| (number(&old.mtime).unwrap_or(0) as i64, 0));
         let device = match kind {
-            Kind::Character | Kind::Block => device(header).ok_or_else(|| bad(header, "the device is not a number"))?,
+            Kind::Character | Kind::Block => {
+                device(header).ok_or_else(|| bad(header, "the device is not a number"))?
+            }
             _ => (0, 0),
         };
         Ok(Entry {
@@ -260,7 +277,13 @@ impl<'a, R: Read> Archive<'a, R> {
     }
 
     /// Size of the file and where its data goes.
-    fn pieces(&mut self, header: &Header, flag: u8, size: u64, extended: &Extended) -> Result<(u64, Vec<(u64, u64)>), Fault> {
+    fn pieces(
+        &mut self,
+        header: &Header,
+        flag: u8,
+        size: u64,
+        extended: &Extended,
+    ) -> Result<(u64, Vec<(u64, u64)>), Fault> {
         if flag == b'S' {
             let real = header.as_gnu().and_then(|gnu| number(&gnu.realsize));
             let real = real.ok_or_else(|| bad(header, "a sparse file without its size"))?;
@@ -276,14 +299,17 @@ impl<'a, R: Read> Archive<'a, R> {
             let numbers: Option<Vec<u64>> = map.split(|byte| *byte == b',').map(decimal).collect();
             let numbers = numbers.filter(|numbers| numbers.len() % 2 == 0);
             let numbers = numbers.ok_or_else(|| Fault::Corrupt("malformed GNU.sparse.map".into()))?;
-            let real = extended.sparse_size.ok_or_else(|| Fault::Corrupt("a sparse file without its size".into()))?;
+            let real = extended
+                .sparse_size
+                .ok_or_else(|| Fault::Corrupt("a sparse file without its size".into()))?;
             return Ok((real, self.checked(pairs(&numbers), size, real)?));
         }
         match extended.sparse_major {
             None => Ok((size, vec![(0, size)])),
             Some(1) => {
-                let real =
-                    extended.sparse_size.ok_or_else(|| Fault::Corrupt("a sparse file without its size".into()))?;
+                let real = extended
+                    .sparse_size
+                    .ok_or_else(|| Fault::Corrupt("a sparse file without its size".into()))?;
                 let map = self.inline_map()?;
                 let data = self.remaining;
                 Ok((real, self.checked(map, data, real)?))

@@ -24,7 +24,8 @@ impl Extended {
     pub(super) fn parse(&mut self, mut data: &[u8]) -> Result<(), Fault> {
         // Some writers pad with NUL bytes.
         while !data.is_empty() && data[0] != 0 {
-            let (key, value, rest) = record(data).ok_or_else(|| Fault::Corrupt("malformed PAX record".into()))?;
+            let (key, value, rest) =
+                record(data).ok_or_else(|| Fault::Corrupt("malformed PAX record".into()))?;
             self.take(key, value)?;
             data = rest;
         }
@@ -94,10 +95,15 @@ fn time(value: &[u8]) -> Option<(i64, u32)> {
     let value = std::str::from_utf8(value).ok()?;
     let (whole, fraction) = value.split_once('.').unwrap_or((value, ""));
     let seconds: i64 = whole.parse().ok()?;
-    let digits: String = fraction.chars().take_while(char::is_ascii_digit).chain("000000000".chars()).take(9).collect();
+    let digits: String =
+        fraction.chars().take_while(char::is_ascii_digit).chain("000000000".chars()).take(9).collect();
     let nanos: u32 = digits.parse().ok()?;
     // Before the epoch the fraction counts down: -1.25 is 1.25 s before it.
-    Some(if value.starts_with('-') && nanos > 0 { (seconds - 1, 1_000_000_000 - nanos) } else { (seconds, nanos) })
+    Some(if value.starts_with('-') && nanos > 0 {
+        (seconds - 1, 1_000_000_000 - nanos)
+    } else {
+        (seconds, nanos)
+    })
 }
 
 #[cfg(test)]

@@ -62,7 +62,8 @@ fn empty_directory(trash: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
     };
     for child in names(directory.as_fd())? {
         let done = match fs::unlinkat(&directory, &child[..], AtFlags::empty()) {
-            Err(Errno::ISDIR | Errno::PERM) => match fs::unlinkat(&directory, &child[..], AtFlags::REMOVEDIR) {
+            Err(Errno::ISDIR | Errno::PERM) => match fs::unlinkat(&directory, &child[..], AtFlags::REMOVEDIR)
+            {
                 Err(Errno::NOTEMPTY | Errno::EXIST) => move_into(directory.as_fd(), &child, trash),
                 other => other,
             },

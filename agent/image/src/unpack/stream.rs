@@ -51,9 +51,13 @@ pub(crate) fn decompress<'a>(source: impl Read + 'a) -> Result<Box<dyn Read + 'a
     match kind.as_slice() {
         [0x1f, 0x8b, ..] => Ok(Box::new(flate2::bufread::MultiGzDecoder::new(source))),
         // A zstd frame, or one that decoders skip (zstd:chunked begins with data frames, others may not).
-        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Box::new(zstd_decoder(source)?)),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
+            Ok(Box::new(zstd_decoder(source)?))
+        }
         [b'B', b'Z', b'h', ..] => Err(Fault::Unsupported("bzip2 is not supported: use gzip or zstd".into())),
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => Err(Fault::Unsupported("xz is not supported: use gzip or zstd".into())),
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => {
+            Err(Fault::Unsupported("xz is not supported: use gzip or zstd".into()))
+        }
         _ => Ok(Box::new(source)),
     }
 }

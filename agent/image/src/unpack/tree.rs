@@ -8,15 +8,19 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{
+    self, AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
+};
 use rustix::io::Errno;
 
 use super::archive::{Archive, Entry, Kind};
 use super::fault::{Fault, show};
 use super::remove::remove_into;
 
-const BENEATH: ResolveFlags =
-    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_XDEV).union(ResolveFlags::NO_MAGICLINKS);
+const BENEATH: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_XDEV)
+    .union(ResolveFlags::NO_MAGICLINKS);
 
 /// Components of a path, and symlinks followed on the way to a parent (the kernel's MAXSYMLINKS).
 const MOST_COMPONENTS: usize = 1024;
@@ -83,7 +87,11 @@ impl<'a> Tree<'a> {
     }
 
     /// Makes what the entry says; later entries win over earlier ones.
-    pub(crate) fn apply(&mut self, entry: &Entry, archive: &mut Archive<'_, impl std::io::Read>) -> Result<(), Fault> {
+    pub(crate) fn apply(
+        &mut self,
+        entry: &Entry,
+        archive: &mut Archive<'_, impl std::io::Read>,
+    ) -> Result<(), Fault> {
         let parts = components(&entry.path)?;
         let Some((name, parents)) = parts.split_last() else {
             return self.apply_root(entry);
@@ -187,7 +195,8 @@ impl<'a> Tree<'a> {
                 Err(errno) => return Err(Fault::call("mkdir", &entry.path, errno)),
             }
         }
-        let fd = open_directory(parent.fd.as_fd(), name).map_err(|errno| Fault::call("open", &entry.path, errno))?;
+        let fd = open_directory(parent.fd.as_fd(), name)
+            .map_err(|errno| Fault::call("open", &entry.path, errno))?;
         set_metadata(fd.as_fd(), entry)?;
         if opaque {
             set_opaque(fd.as_fd(), &entry.path)?;
@@ -222,7 +231,8 @@ impl<'a> Tree<'a> {
                     return Err(Fault::Corrupt(format!("{}: the data ends too early", show(&entry.path))));
                 }
                 self.check_space(got as u64)?;
-                write_at(&fd, &self.buffer[..got], at).map_err(|errno| Fault::call("write", &entry.path, errno))?;
+                write_at(&fd, &self.buffer[..got], at)
+                    .map_err(|errno| Fault::call("write", &entry.path, errno))?;
                 at += got as u64;
             }
             data_bytes += length;
@@ -242,7 +252,9 @@ impl<'a> Tree<'a> {
             return Err(Fault::Corrupt(format!("{}: a symlink to nothing", show(&entry.path))));
         }
         let parent = self.take_parent(parents)?;
-        self.create(&parent, name, &entry.path, "symlink", |parent| fs::symlinkat(&entry.link[..], parent, name))?;
+        self.create(&parent, name, &entry.path, "symlink", |parent| {
+            fs::symlinkat(&entry.link[..], parent, name)
+        })?;
         self.set_metadata_by_name(&parent, name, entry, false)?;
         self.keep_parent(parents, parent);
         Ok(())
@@ -331,7 +343,13 @@ impl<'a> Tree<'a> {
     }
 
     /// Owner, mode and time of what has no descriptor of its own; opening a device or a FIFO has effects.
-    fn set_metadata_by_name(&mut self, parent: &Parent, name: &[u8], entry: &Entry, mode: bool) -> Result<(), Fault> {
+    fn set_metadata_by_name(
+        &mut self,
+        parent: &Parent,
+        name: &[u8],
+        entry: &Entry,
+        mode: bool,
+    ) -> Result<(), Fault> {
         let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
         fs::chownat(&parent.fd, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|errno| Fault::call("chown", &entry.path, errno))?;
@@ -354,7 +372,10 @@ impl<'a> Tree<'a> {
         self.written_since_check = 0;
         let disk = fs::fstatvfs(self.root).map_err(|errno| Fault::call("statvfs", b"", errno))?;
         if disk.f_bavail.saturating_mul(disk.f_frsize) < self.reserve + CHECK_SPACE_EVERY {
-            let operation = format!("write: less than {} MiB are free on the disk of the image store", (self.reserve + CHECK_SPACE_EVERY) >> 20);
+            let operation = format!(
+                "write: less than {} MiB are free on the disk of the image store",
+                (self.reserve + CHECK_SPACE_EVERY) >> 20
+            );
             return Err(Fault::Io { operation, source: Errno::NOSPC.into() });
         }
         Ok(())
@@ -396,7 +417,9 @@ impl<'a> Tree<'a> {
             if part == b".." {
                 done.pop();
                 let plain: Vec<&[u8]> = done.iter().map(Vec::as_slice).collect();
-                fd = self.open_plain(&plain).ok_or_else(|| Fault::Corrupt(format!("{}: cannot be reached", shown())))?;
+                fd = self
+                    .open_plain(&plain)
+                    .ok_or_else(|| Fault::Corrupt(format!("{}: cannot be reached", shown())))?;
                 continue;
             }
             if done.len() >= MOST_COMPONENTS * 4 {
@@ -429,7 +452,11 @@ impl<'a> Tree<'a> {
                     Err(_) => {
                         let whiteout = is_whiteout(&stat(fd.as_fd(), &part, &part)?);
                         if !whiteout {
-                            return Err(Fault::Corrupt(format!("{}: {} is not a directory", shown(), show(&part))));
+                            return Err(Fault::Corrupt(format!(
+                                "{}: {} is not a directory",
+                                shown(),
+                                show(&part)
+                            )));
                         }
                         fs::unlinkat(&fd, &part[..], AtFlags::empty())
                             .map_err(|errno| Fault::call("unlink", &part, errno))?;
@@ -446,10 +473,12 @@ impl<'a> Tree<'a> {
 
     /// A directory that no entry has described so far.
     fn imply(&mut self, parent: &OwnedFd, done: &[Vec<u8>], name: &[u8]) -> Result<OwnedFd, Fault> {
-        fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)).map_err(|errno| Fault::call("mkdir", name, errno))?;
+        fs::mkdirat(parent, name, Mode::from_raw_mode(0o755))
+            .map_err(|errno| Fault::call("mkdir", name, errno))?;
         let fd = open_directory(parent.as_fd(), name).map_err(|errno| Fault::call("open", name, errno))?;
         // The process' umask and a set-group-id parent have no say.
-        fs::fchown(&fd, Some(Uid::ROOT), Some(Gid::ROOT)).map_err(|errno| Fault::call("chown", name, errno))?;
+        fs::fchown(&fd, Some(Uid::ROOT), Some(Gid::ROOT))
+            .map_err(|errno| Fault::call("chown", name, errno))?;
         fs::fchmod(&fd, Mode::from_raw_mode(0o755)).map_err(|errno| Fault::call("chmod", name, errno))?;
         self.footprint.add(4096);
         self.implied.insert(join(&done.join(&b'/'), name));
@@ -459,7 +488,8 @@ impl<'a> Tree<'a> {
 
 /// The components of an archive path. Leading slashes and `.` mean nothing; `..` has no honest use.
 fn components(path: &[u8]) -> Result<Vec<&[u8]>, Fault> {
-    let parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b".")).collect();
+    let parts: Vec<&[u8]> =
+        path.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b".")).collect();
     if parts.len() > MOST_COMPONENTS {
         return Err(too_deep());
     }
@@ -468,7 +498,11 @@ fn components(path: &[u8]) -> Result<Vec<&[u8]>, Fault> {
             return Err(Fault::Corrupt(format!("{}: the path leads upwards", show(path))));
         }
         if part.len() > 255 {
-            return Err(Fault::TooLarge { what: format!("file name {}", show(part)), limit: 255, unit: "bytes" });
+            return Err(Fault::TooLarge {
+                what: format!("file name {}", show(part)),
+                limit: 255,
+                unit: "bytes",
+            });
         }
         if part.contains(&0) {
             return Err(Fault::Corrupt(format!("{}: the path holds a NUL byte", show(path))));
@@ -521,7 +555,8 @@ fn times(entry: &Entry) -> Timestamps {
 fn set_metadata(fd: BorrowedFd<'_>, entry: &Entry) -> Result<(), Fault> {
     let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
     fs::fchown(fd, Some(uid), Some(gid)).map_err(|errno| Fault::call("chown", &entry.path, errno))?;
-    fs::fchmod(fd, Mode::from_raw_mode(entry.mode)).map_err(|errno| Fault::call("chmod", &entry.path, errno))?;
+    fs::fchmod(fd, Mode::from_raw_mode(entry.mode))
+        .map_err(|errno| Fault::call("chmod", &entry.path, errno))?;
     for (name, value) in &entry.xattrs {
         // trusted.* and user.overlay.* would speak to overlayfs, security.selinux and the like to the host.
         let wanted = name == b"security.capability"

@@ -25,7 +25,9 @@ pub fn init(level: LogLevel, format: LogFormat) {
 fn directives(level: LogLevel) -> String {
     let word = level.as_str();
     match level {
-        LogLevel::Debug => format!("{word},h2=info,hyper=info,hyper_util=info,rustls=info,tower=info,zbus=info"),
+        LogLevel::Debug => {
+            format!("{word},h2=info,hyper=info,hyper_util=info,rustls=info,tower=info,zbus=info")
+        }
         _ => word.to_owned(),
     }
 }

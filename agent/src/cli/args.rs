@@ -8,7 +8,7 @@ use crate::config::LogLevel;
 
 /// A Kubernetes node agent: it serves CRI to the kubelet, or runs a single pod.
 #[derive(Debug, Parser)]
-#[command(name = "holdfast", disable_version_flag = true, subcommand_negates_reqs = true)]
+#[command(name = "holdfast", bin_name = "holdfast", disable_version_flag = true)]
 pub(super) struct Arguments {
     /// Reads the configuration from this file, and from conf.d beside it, instead of /etc/holdfast/config.toml.
     #[arg(long, global = true, value_name = "FILE")]
@@ -164,7 +164,9 @@ mod tests {
 
     #[test]
     fn global_options_stand_anywhere() {
-        for line in ["holdfast --config /c serve --log-level debug", "holdfast serve --config /c --log-level debug"] {
+        for line in
+            ["holdfast --config /c serve --log-level debug", "holdfast serve --config /c --log-level debug"]
+        {
             let arguments = parse(line).unwrap();
             assert_eq!(arguments.config.unwrap().to_str(), Some("/c"));
             assert_eq!(arguments.log_level, Some(LogLevel::Debug));
@@ -183,7 +185,9 @@ mod tests {
     #[test]
     fn credentials_are_split_at_the_first_colon() {
         let arguments = parse("holdfast image pull a:1 --creds u:p:w").unwrap();
-        let Some(Command::Image { command: ImageCommand::Pull { creds: Some(creds), .. } }) = arguments.command else {
+        let Some(Command::Image { command: ImageCommand::Pull { creds: Some(creds), .. } }) =
+            arguments.command
+        else {
             panic!("{arguments:?}")
         };
         assert_eq!((creds.username.as_str(), creds.password.as_str()), ("u", "p:w"));

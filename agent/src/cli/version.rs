@@ -14,7 +14,10 @@ pub(super) fn show(output: VersionOutput) -> io::Result<()> {
     print(&match output {
         VersionOutput::Text => format!("holdfast {VERSION} (commit {COMMIT}, CRI v1 at level {CRI_LEVEL})\n"),
         VersionOutput::Json => {
-            format!("{}\n", serde_json::json!({ "version": VERSION, "commit": COMMIT, "criLevel": CRI_LEVEL }))
+            format!(
+                "{}\n",
+                serde_json::json!({ "version": VERSION, "commit": COMMIT, "criLevel": CRI_LEVEL })
+            )
         }
     })
 }

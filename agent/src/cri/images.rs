@@ -12,10 +12,10 @@ use holdfast_image::{Error, ErrorKind, ImportSource, Progress, Store};
 use holdfast_model::{Credentials, Image};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming, codegen::BoxStream};
 
 /// A client that sends nothing for so long is given up, so that an import never waits for ever.
-const IMPORT_IDLE: Duration = Duration::from_secs(60);
+const IMPORT_IDLE: Duration = Duration::from_mins(1);
 
 /// Chunks of an archive, and messages of a pull, that wait for their reader.
 const QUEUE: usize = 8;
@@ -40,7 +40,8 @@ impl Images for ImagesServer {
         request: Request<Streaming<wire::ImportRequest>>,
     ) -> Result<Response<wire::ImportResponse>, Status> {
         let mut archive = request.into_inner();
-        let first = next(&mut archive).await?.ok_or_else(|| Status::invalid_argument("the archive is empty"))?;
+        let first =
+            next(&mut archive).await?.ok_or_else(|| Status::invalid_argument("the archive is empty"))?;
         let name = Some(first.name.clone()).filter(|name| !name.is_empty());
         let (to_reader, chunks) = mpsc::channel(QUEUE);
         let feeder = tokio::spawn(feed(first, archive, to_reader));
@@ -48,18 +49,24 @@ impl Images for ImagesServer {
         let imported = self.store.import(ImportSource::Reader(reader), name).await;
         feeder.abort();
         let images = imported.map_err(|error| failed("Import", &error))?;
-        Ok(Response::new(wire::ImportResponse { images: images.iter().map(|image| to_wire(image)).collect() }))
+        Ok(Response::new(wire::ImportResponse {
+            images: images.iter().map(|image| to_wire(image)).collect(),
+        }))
     }
 
-    type PullStream = ReceiverStream<Result<wire::PullResponse, Status>>;
-
-    async fn pull(&self, request: Request<wire::PullRequest>) -> Result<Response<Self::PullStream>, Status> {
+    async fn pull(
+        &self,
+        request: Request<wire::PullRequest>,
+    ) -> Result<Response<BoxStream<wire::PullResponse>>, Status> {
         let wire::PullRequest { reference, credentials } = request.into_inner();
         if reference.is_empty() {
             return Err(Status::invalid_argument("reference is missing"));
         }
-        let credentials = credentials
-            .map(|given| Credentials { username: given.username, password: given.password, ..Default::default() });
+        let credentials = credentials.map(|given| Credentials {
+            username: given.username,
+            password: given.password,
+            ..Default::default()
+        });
         let (messages, stream) = mpsc::channel(QUEUE);
         let store = self.store.clone();
         tokio::spawn(async move {
@@ -76,7 +83,7 @@ impl Images for ImagesServer {
                 .map_err(|error| failed("Pull", &error));
             let _ = messages.send(last).await;
         });
-        Ok(Response::new(ReceiverStream::new(stream)))
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 }
 
@@ -197,7 +204,9 @@ mod tests {
     /// What a reader gets from these messages, then the sender goes.
     fn read(messages: Vec<io::Result<Option<Vec<u8>>>>) -> io::Result<Vec<u8>> {
         let (sender, chunks) = mpsc::channel(16);
-        messages.into_iter().for_each(|message| sender.try_send(message).unwrap());
+        for message in messages {
+            sender.try_send(message).unwrap();
+        }
         drop(sender);
         let mut bytes = Vec::new();
         ChunkReader { chunks, current: Vec::new(), position: 0, ended: false }.read_to_end(&mut bytes)?;
@@ -206,7 +215,8 @@ mod tests {
 
     #[test]
     fn chunks_are_one_stream() {
-        let messages = vec![Ok(Some(b"ab".to_vec())), Ok(Some(Vec::new())), Ok(Some(b"c".to_vec())), Ok(None)];
+        let messages =
+            vec![Ok(Some(b"ab".to_vec())), Ok(Some(Vec::new())), Ok(Some(b"c".to_vec())), Ok(None)];
         assert_eq!(read(messages).unwrap(), b"abc");
     }
 

@@ -1,12 +1,16 @@
-//! The gRPC server on a unix socket.
+//! The gRPC server on a unix socket, or at one end of a socket pair.
 
-use holdfast_cri::v1::{image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer};
-use tokio::net::UnixListener;
-use tokio_stream::wrappers::UnixListenerStream;
+use holdfast_cri::{
+    holdfast::images_server::ImagesServer as ImagesServiceServer,
+    v1::{image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer},
+};
+use tokio::net::{UnixListener, UnixStream};
+use tokio_stream::{Stream, StreamExt, wrappers::UnixListenerStream};
 use tonic::transport::Server;
 
 use super::{
     ImageServer, RuntimeServer,
+    images::ImagesServer,
     limit::{MAX_REQUEST, TooLargeLayer},
 };
 use crate::runtime::Runtime;
@@ -17,14 +21,35 @@ pub async fn serve(
     listener: UnixListener,
     stop: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
+    serve_on(runtime, UnixListenerStream::new(listener), stop).await
+}
+
+/// Serves a client of this process over one end of a socket pair, until `stop` is done.
+pub async fn serve_one(
+    runtime: Runtime,
+    stream: UnixStream,
+    stop: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    // A server whose listener ends asks its connections to end, so this one never does.
+    serve_on(runtime, tokio_stream::once(Ok(stream)).chain(tokio_stream::pending()), stop).await
+}
+
+async fn serve_on(
+    runtime: Runtime,
+    connections: impl Stream<Item = std::io::Result<UnixStream>>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
     let runtime_service =
         RuntimeServiceServer::new(RuntimeServer::new(runtime.clone())).max_decoding_message_size(MAX_REQUEST);
     let image_service =
         ImageServiceServer::new(ImageServer::new(runtime.clone())).max_decoding_message_size(MAX_REQUEST);
+    let own_images =
+        ImagesServiceServer::new(ImagesServer::new(runtime.images().clone())).max_decoding_message_size(MAX_REQUEST);
     Server::builder()
         .layer(TooLargeLayer)
         .add_service(runtime_service)
         .add_service(image_service)
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
+        .add_service(own_images)
+        .serve_with_incoming_shutdown(connections, stop)
         .await
 }

@@ -80,7 +80,13 @@ impl Client {
     /// All images.
     pub async fn list_images(&self) -> Result<Vec<Image>, ClientError> {
         let answer = self.images().list_images(v1::ListImagesRequest::default()).await;
-        Ok(answer.map_err(ClientError::refused("list images"))?.into_inner().images.into_iter().map(image).collect())
+        Ok(answer
+            .map_err(ClientError::refused("list images"))?
+            .into_inner()
+            .images
+            .into_iter()
+            .map(image)
+            .collect())
     }
 
     /// One image; `None` if it is not there.

@@ -5,11 +5,7 @@ mod images;
 mod pods;
 mod wire;
 
-use std::{
-    io,
-    path::Path,
-    time::Duration,
-};
+use std::{io, path::Path, time::Duration};
 
 use holdfast_cri::{
     holdfast::images_client::ImagesClient,
@@ -86,4 +82,3 @@ where
         },
     ))
 }
-

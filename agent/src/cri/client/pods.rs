@@ -9,9 +9,9 @@ use tonic::Request;
 use super::{Client, ClientError, wire};
 
 /// Beyond a container's own grace period, how long its stop may take.
-const STOP_MARGIN: Duration = Duration::from_secs(120);
+const STOP_MARGIN: Duration = Duration::from_mins(2);
 /// How long any other request may take; the kubelet's own limit is two minutes.
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_mins(4);
 
 /// CRI's states of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +101,8 @@ impl Client {
     /// Stops a container: its stop signal, then SIGKILL after the grace period.
     pub async fn stop_container(&self, id: &str, grace_s: i64) -> Result<(), ClientError> {
         let limit = STOP_MARGIN + Duration::from_secs(grace_s.max(0) as u64);
-        let request = limited(v1::StopContainerRequest { container_id: id.to_owned(), timeout: grace_s }, limit);
+        let request =
+            limited(v1::StopContainerRequest { container_id: id.to_owned(), timeout: grace_s }, limit);
         let answer = self.runtime().stop_container(request).await;
         answer.map(drop).map_err(ClientError::refused("stop container"))
     }
@@ -119,8 +120,8 @@ impl Client {
         let request = v1::ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
         let answer = self.runtime().container_status(limited(request, LIMIT)).await;
         let status = answer.map_err(ClientError::refused(operation))?.into_inner().status;
-        let status =
-            status.ok_or_else(|| ClientError::Incomplete { operation: operation.to_owned(), what: "status" })?;
+        let status = status
+            .ok_or_else(|| ClientError::Incomplete { operation: operation.to_owned(), what: "status" })?;
         let state = match status.state() {
             v1::ContainerState::ContainerCreated => ContainerState::Created,
             v1::ContainerState::ContainerRunning => ContainerState::Running,

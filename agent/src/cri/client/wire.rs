@@ -173,8 +173,8 @@ mod tests {
         }
     }
 
-    fn selinux() -> Option<SelinuxOptions> {
-        Some(SelinuxOptions { user: "u".into(), role: "r".into(), kind: "t".into(), level: "l".into() })
+    fn label() -> SelinuxOptions {
+        SelinuxOptions { user: "u".into(), role: "r".into(), kind: "t".into(), level: "l".into() }
     }
 
     fn resources() -> Resources {
@@ -203,7 +203,11 @@ mod tests {
             },
             hostname: "h".into(),
             log_directory: "/l".into(),
-            dns: DnsConfig { servers: vec!["s".into()], searches: vec!["d".into()], options: vec!["o".into()] },
+            dns: DnsConfig {
+                servers: vec!["s".into()],
+                searches: vec!["d".into()],
+                options: vec!["o".into()],
+            },
             port_mappings: vec![PortMapping {
                 protocol: Protocol::Sctp,
                 container_port: 1,
@@ -218,7 +222,7 @@ mod tests {
             resources: Some(resources()),
             security: SandboxSecurity {
                 namespaces: namespaces(),
-                selinux: selinux(),
+                selinux: Some(label()),
                 run_as_user: Some(1),
                 run_as_group: Some(2),
                 readonly_rootfs: true,
@@ -262,7 +266,7 @@ mod tests {
                 },
                 privileged: true,
                 namespaces: namespaces(),
-                selinux: selinux(),
+                selinux: Some(label()),
                 run_as_user: Some(1),
                 run_as_group: Some(2),
                 run_as_username: "w".into(),

@@ -1,0 +1,299 @@
+//! Device nodes, and which devices the cgroup lets a container use.
+
+use std::{
+    fs, io,
+    os::unix::fs::{FileTypeExt, MetadataExt},
+    path::{Path, PathBuf},
+};
+
+use holdfast_model::Device;
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
+
+use crate::{
+    error::{SpecError, invalid, not_found},
+    oci, text,
+};
+
+/// Names in /dev that a privileged container does not get: they are mounts or links of its own, or the host's console.
+const NOT_SHARED: [&str; 11] =
+    ["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev", "console", "ptmx", "stdin", "core"];
+/// How deep directories of devices are walked.
+const MAX_DEPTH: usize = 8;
+/// Most device nodes of one container.
+const MAX_NODES: usize = 16 * 1024;
+
+/// Character or block device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// Both.
+    Any,
+    /// Character.
+    Char,
+    /// Block.
+    Block,
+}
+
+/// Devices that the cgroup lets a container use; `None` is any number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceRule {
+    /// Type.
+    pub kind: DeviceKind,
+    /// Major number.
+    pub major: Option<u32>,
+    /// Minor number.
+    pub minor: Option<u32>,
+    /// Open for reading.
+    pub read: bool,
+    /// Open for writing.
+    pub write: bool,
+    /// mknod(2).
+    pub mknod: bool,
+}
+
+impl DeviceRule {
+    const fn new(kind: DeviceKind, major: Option<u32>, minor: Option<u32>) -> Self {
+        Self { kind, major, minor, read: true, write: true, mknod: true }
+    }
+
+    /// Every device.
+    pub const ALL: Self = Self::new(DeviceKind::Any, None, None);
+
+    /// What every container may use (runc's list): mknod of any, null, zero, full, random, urandom, tty, ptmx, terminals.
+    pub fn defaults() -> Vec<Self> {
+        let any = |kind| Self { read: false, write: false, ..Self::new(kind, None, None) };
+        let char = |major, minor| Self::new(DeviceKind::Char, Some(major), minor);
+        let mut rules = vec![any(DeviceKind::Char), any(DeviceKind::Block)];
+        rules.extend([3, 5, 7, 8, 9].map(|minor| char(1, Some(minor))));
+        rules.extend([char(5, Some(0)), char(5, Some(2)), char(136, None)]);
+        rules
+    }
+
+    fn to_oci(self) -> LinuxDeviceCgroup {
+        let mut rule = oci::device_rule(true);
+        let kind = match self.kind {
+            DeviceKind::Any => LinuxDeviceType::A,
+            DeviceKind::Char => LinuxDeviceType::C,
+            DeviceKind::Block => LinuxDeviceType::B,
+        };
+        let letter = |set, letter| if set { letter } else { "" };
+        let access = [letter(self.read, "r"), letter(self.write, "w"), letter(self.mknod, "m")].concat();
+        rule.set_typ(Some(kind))
+            .set_major(self.major.map(i64::from))
+            .set_minor(self.minor.map(i64::from))
+            .set_access(Some(access));
+        rule
+    }
+}
+
+/// The rules as the OCI spec writes them: first nothing, then what is allowed.
+pub fn oci_rules(rules: &[DeviceRule]) -> Vec<LinuxDeviceCgroup> {
+    let mut nothing = oci::device_rule(false);
+    nothing.set_access(Some("rwm".to_owned()));
+    std::iter::once(nothing).chain(rules.iter().map(|rule| rule.to_oci())).collect()
+}
+
+/// Device nodes and rules of a container.
+#[derive(Debug)]
+pub struct Devices {
+    /// Nodes beyond the ones that every container has.
+    pub nodes: Vec<LinuxDevice>,
+    /// What may be used.
+    pub rules: Vec<DeviceRule>,
+}
+
+/// The devices of a request, or all of the host's below `dev`. Reads the file system.
+pub fn devices(asked: &[Device], privileged: bool, dev: &Path) -> Result<Devices, SpecError> {
+    let mut found = Devices { nodes: Vec::new(), rules: DeviceRule::defaults() };
+    if privileged {
+        found.rules = vec![DeviceRule::ALL];
+        walk(dev, Path::new("/dev"), &NOT_SHARED, 0, &mut |node| found.add_node(node))?;
+    }
+    for (index, device) in asked.iter().enumerate() {
+        found.add(device, privileged, &format!("devices[{index}]"))?;
+    }
+    Ok(found)
+}
+
+impl Devices {
+    fn add_node(&mut self, node: LinuxDevice) -> Result<(), SpecError> {
+        self.nodes.retain(|known| known.path() != node.path());
+        if self.nodes.len() >= MAX_NODES {
+            return Err(invalid("devices", format!("are more than {MAX_NODES} nodes: name single devices")));
+        }
+        self.nodes.push(node);
+        Ok(())
+    }
+
+    fn add(&mut self, device: &Device, privileged: bool, field: &str) -> Result<(), SpecError> {
+        let host_field = format!("{field}.host_path");
+        text::absolute(&host_field, &device.host_path)?;
+        let inside = if device.container_path.is_empty() { &device.host_path } else { &device.container_path };
+        text::absolute(&format!("{field}.container_path"), inside)?;
+        let permissions = permissions(&device.permissions, &format!("{field}.permissions"))?;
+
+        let path = fs::canonicalize(&device.host_path).map_err(|error| missing(&device.host_path, &host_field, error))?;
+        let mut nodes = Vec::new();
+        if path.is_dir() {
+            walk(&path, Path::new(inside), &NOT_SHARED, 0, &mut |node| {
+                nodes.push(node);
+                Ok(())
+            })?;
+        } else {
+            let meta = fs::symlink_metadata(&path).map_err(|error| missing(&device.host_path, &host_field, error))?;
+            nodes.extend(node(&meta, text::clean(inside)));
+        }
+        if nodes.is_empty() {
+            let problem = format!("{:?} is no device: name a device node or a directory of them", device.host_path);
+            return Err(invalid(host_field, problem));
+        }
+        for node in nodes {
+            if !privileged {
+                self.rules.push(rule_of(&node, permissions));
+            }
+            self.add_node(node)?;
+        }
+        Ok(())
+    }
+}
+
+fn missing(path: &str, field: &str, error: io::Error) -> SpecError {
+    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) {
+        return not_found(field, format!("{path:?} is not on this node: name a device that is"));
+    }
+    SpecError::Host { operation: "look up device", path: path.into(), source: error }
+}
+
+/// Read, write, mknod from `r`, `w`, `m` in any order; empty is all, as Docker has it.
+fn permissions(text: &str, field: &str) -> Result<(bool, bool, bool), SpecError> {
+    if text.chars().any(|letter| !"rwm".contains(letter)) {
+        return Err(invalid(field, format!("{text:?} is not made of r, w and m")));
+    }
+    let has = |letter| text.is_empty() || text.contains(letter);
+    Ok((has('r'), has('w'), has('m')))
+}
+
+fn rule_of(node: &LinuxDevice, (read, write, mknod): (bool, bool, bool)) -> DeviceRule {
+    let kind = if node.typ() == LinuxDeviceType::B { DeviceKind::Block } else { DeviceKind::Char };
+    let number = |number: i64| u32::try_from(number).ok();
+    DeviceRule { kind, major: number(node.major()), minor: number(node.minor()), read, write, mknod }
+}
+
+/// Calls `add` with every device node below `directory`. What vanishes meanwhile was not there.
+fn walk(
+    directory: &Path,
+    inside: &Path,
+    left_out: &[&str],
+    depth: usize,
+    add: &mut dyn FnMut(LinuxDevice) -> Result<(), SpecError>,
+) -> Result<(), SpecError> {
+    let failed = |source| SpecError::Host { operation: "list devices in", path: directory.to_owned(), source };
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if depth > 0 && error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        if left_out.iter().any(|left_out| name == *left_out) {
+            continue;
+        }
+        let Ok(meta) = fs::symlink_metadata(entry.path()) else { continue };
+        let inside = inside.join(&name);
+        if meta.is_dir() && depth < MAX_DEPTH {
+            walk(&entry.path(), &inside, left_out, depth + 1, add)?;
+        } else if let Some(node) = node(&meta, inside) {
+            add(node)?;
+        }
+    }
+    Ok(())
+}
+
+/// The node at `path` in the container for a device of the host; `None` for anything else.
+fn node(meta: &fs::Metadata, path: PathBuf) -> Option<LinuxDevice> {
+    let kind = if meta.file_type().is_char_device() {
+        LinuxDeviceType::C
+    } else if meta.file_type().is_block_device() {
+        LinuxDeviceType::B
+    } else {
+        return None;
+    };
+    let number = meta.rdev();
+    let mut node = LinuxDevice::default();
+    node.set_path(path)
+        .set_typ(kind)
+        .set_major(i64::from(libc::major(number)))
+        .set_minor(i64::from(libc::minor(number)))
+        .set_file_mode(Some(meta.mode() & 0o7777))
+        .set_uid(Some(meta.uid()))
+        .set_gid(Some(meta.gid()));
+    Some(node)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn device(host: &str, inside: &str, permissions: &str) -> Device {
+        Device { host_path: host.into(), container_path: inside.into(), permissions: permissions.into() }
+    }
+
+    fn find(asked: &[Device]) -> Result<Devices, SpecError> {
+        devices(asked, false, Path::new("/dev"))
+    }
+
+    #[test]
+    fn a_device_and_its_rule() {
+        let found = find(&[device("/dev/null", "/dev/nothing", "wr")]).unwrap();
+        let [node] = found.nodes.as_slice() else { panic!("{found:?}") };
+        assert_eq!(node.path(), Path::new("/dev/nothing"));
+        assert_eq!((node.typ(), node.major(), node.minor()), (LinuxDeviceType::C, 1, 3));
+        let rule = found.rules.last().unwrap();
+        assert_eq!((rule.major, rule.minor, rule.read, rule.write, rule.mknod), (Some(1), Some(3), true, true, false));
+    }
+
+    #[test]
+    fn links_directories_and_defaults() {
+        let place = tempfile::tempdir().unwrap();
+        let link = place.path().join("link");
+        std::os::unix::fs::symlink("/dev/zero", &link).unwrap();
+        let found = find(&[device(link.to_str().unwrap(), "/dev/x", "")]).unwrap();
+        assert_eq!((found.nodes[0].major(), found.nodes[0].minor()), (1, 5));
+        assert!(found.rules.last().unwrap().mknod);
+
+        let found = find(&[device("/dev", "/devices", "r")]).unwrap();
+        assert!(found.nodes.iter().any(|node| node.path() == Path::new("/devices/null")));
+        assert!(!found.nodes.iter().any(|node| node.path().starts_with("/devices/pts")));
+        assert_eq!(find(&[]).unwrap().rules, DeviceRule::defaults());
+    }
+
+    #[test]
+    fn what_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (asked, kind, part) in [
+            (device("null", "/dev/x", "r"), crate::ErrorKind::InvalidArgument, "devices[0].host_path"),
+            (device("/dev/null", "x", "r"), crate::ErrorKind::InvalidArgument, "devices[0].container_path"),
+            (device("/dev/null", "/dev/x", "rx"), crate::ErrorKind::InvalidArgument, "devices[0].permissions"),
+            (device("/dev/no-such", "/dev/x", "r"), crate::ErrorKind::NotFound, "/dev/no-such"),
+            (device("/dev/null/x", "/dev/x", "r"), crate::ErrorKind::NotFound, "/dev/null/x"),
+            (device(file.path().to_str().unwrap(), "/dev/x", "r"), crate::ErrorKind::InvalidArgument, "no device"),
+        ] {
+            let error = find(&[asked]).unwrap_err();
+            assert_eq!(error.kind(), kind, "{error}");
+            assert!(error.to_string().contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_privileged_container_has_the_hosts_but_no_console() {
+        let found = devices(&[], true, Path::new("/dev")).unwrap();
+        assert_eq!(found.rules, [DeviceRule::ALL]);
+        let has = |path: &str| found.nodes.iter().any(|node| node.path() == Path::new(path));
+        assert!(has("/dev/null") && has("/dev/full"));
+        assert!(!has("/dev/console") && !has("/dev/ptmx") && !has("/dev/pts/0"));
+        let rules = serde_json::to_value(oci_rules(&found.rules)).unwrap();
+        assert_eq!(rules[0], serde_json::json!({ "allow": false, "access": "rwm" }));
+        assert_eq!(rules[1], serde_json::json!({ "allow": true, "type": "a", "access": "rwm" }));
+    }
+}

@@ -1,0 +1,97 @@
+//! What this node can do.
+
+use std::{fs, path::Path};
+
+use crate::caps::CapSet;
+
+/// Facts about the node, looked up once. They do not change while the agent runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostFacts {
+    /// Our own bounding set: no container can have more, unless it has a user namespace.
+    pub bounding: CapSet,
+    /// The kernel's highest capability.
+    pub last_cap: u8,
+    /// Major and minor version of the kernel.
+    pub kernel: (u32, u32),
+    /// AppArmor is on.
+    pub apparmor: bool,
+    /// The loaded AppArmor profile that RuntimeDefault stands for; `None`: there is none, and nothing is set.
+    pub apparmor_default: Option<String>,
+    /// SELinux is on.
+    pub selinux: bool,
+    /// What Status tells the kubelet.
+    pub features: Features,
+}
+
+/// Features of the runtime handler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Features {
+    /// mount_setattr(2) (Linux 5.12).
+    pub recursive_read_only_mounts: bool,
+    /// User namespaces with id-mapped mounts (Linux 5.19 for the layers of overlayfs), and not switched off.
+    pub user_namespaces: bool,
+}
+
+impl HostFacts {
+    /// Looks. What cannot be read counts as absent. Reads /proc and /sys.
+    pub fn detect() -> Self {
+        let kernel = kernel_version();
+        let max_user_namespaces = number("/proc/sys/user/max_user_namespaces").unwrap_or(0);
+        Self {
+            bounding: bounding_set(&read("/proc/self/status")).unwrap_or(CapSet::EMPTY),
+            last_cap: number("/proc/sys/kernel/cap_last_cap").and_then(|cap| u8::try_from(cap).ok()).unwrap_or(40),
+            kernel,
+            apparmor: read("/sys/module/apparmor/parameters/enabled").trim() == "Y",
+            apparmor_default: None,
+            selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+            features: Features {
+                recursive_read_only_mounts: kernel >= (5, 12),
+                user_namespaces: kernel >= (5, 19) && max_user_namespaces > 0,
+            },
+        }
+    }
+}
+
+/// Major and minor version of the running kernel; 0.0 if it does not say.
+pub fn kernel_version() -> (u32, u32) {
+    parse_release(&read("/proc/sys/kernel/osrelease")).unwrap_or_default()
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+fn number(path: &str) -> Option<u64> {
+    read(path).trim().parse().ok()
+}
+
+fn parse_release(text: &str) -> Option<(u32, u32)> {
+    let mut parts = text.trim().split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+fn bounding_set(status: &str) -> Option<CapSet> {
+    let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:"))?;
+    u64::from_str_radix(line.trim(), 16).ok().map(CapSet::from_bits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_and_masks() {
+        assert_eq!(parse_release("6.18.44-fc-v657\n"), Some((6, 18)));
+        assert_eq!(parse_release("5.15.0-generic"), Some((5, 15)));
+        assert_eq!(parse_release(""), None);
+        let status = "Name:\tx\nCapBnd:\t000001fffeffffff\nCapAmb:\t0000000000000000\n";
+        assert_eq!(bounding_set(status), Some(CapSet::from_bits(0x1ff_feff_ffff)));
+    }
+
+    #[test]
+    fn this_machine() {
+        let host = HostFacts::detect();
+        assert!(host.kernel >= (5, 0) && host.last_cap >= 36, "{host:?}");
+        assert!(!host.bounding.is_empty());
+    }
+}

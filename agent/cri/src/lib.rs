@@ -15,8 +15,11 @@ pub mod holdfast {
     tonic::include_proto!("holdfast.v1");
 }
 
-/// The encoded `FileDescriptorSet` of `api.proto`.
+/// The encoded `FileDescriptorSet` of `api.proto`, with all options.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/api.bin"));
+
+/// The same of `holdfast.proto`.
+pub const OWN_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/holdfast.bin"));
 
 impl fmt::Debug for v1::AuthConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -34,23 +37,23 @@ impl fmt::Debug for holdfast::Credentials {
 mod tests {
     use super::{holdfast, v1};
 
-    const SECRETS: [&str; 4] = ["hunter2", "dXNlcjpodW50ZXIy", "idtoken-x", "regtoken-y"];
+    const SECRETS: [&str; 5] = ["some-user", "hunter2", "dXNlcjpodW50ZXIy", "idtoken-x", "regtoken-y"];
 
     fn auth() -> v1::AuthConfig {
         v1::AuthConfig {
-            username: "user".into(),
-            password: SECRETS[0].into(),
-            auth: SECRETS[1].into(),
+            username: SECRETS[0].into(),
+            password: SECRETS[1].into(),
+            auth: SECRETS[2].into(),
             server_address: "registry.example".into(),
-            identity_token: SECRETS[2].into(),
-            registry_token: SECRETS[3].into(),
+            identity_token: SECRETS[3].into(),
+            registry_token: SECRETS[4].into(),
         }
     }
 
     #[test]
     fn no_debug_output_shows_a_secret() {
         let pull = v1::PullImageRequest { auth: Some(auth()), ..Default::default() };
-        let credentials = holdfast::Credentials { username: "user".into(), password: SECRETS[0].into() };
+        let credentials = holdfast::Credentials { username: SECRETS[0].into(), password: SECRETS[1].into() };
         let own = holdfast::PullRequest { reference: "a:1".into(), credentials: Some(credentials.clone()) };
         let printed = [
             format!("{:?}", auth()),

@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use holdfast_e2e::{
     agent::Settings,
+    oracle::Scope,
     place,
     process::{self, Process},
     scene, wait,
@@ -56,12 +57,33 @@ impl Agent {
             }
             Ok(Some(Ok(tokio.block_on(client::connect(&settings.socket()))?)))
         });
-        let said = || fs::read_to_string(dir.join("agent.log")).unwrap_or_default();
-        match channel.with_context(said)? {
+        match channel.with_context(|| said(dir))? {
             Ok(channel) => Ok(Self { settings, process, channel }),
-            Err(status) => bail!("holdfast serve ended with {status}: {}", said()),
+            Err(status) => bail!("holdfast serve ended with {status}: {}", said(dir)),
         }
     }
+}
+
+impl Drop for Agent {
+    /// What an agent keeps for its next start, and what a failed test has left.
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let dir = self.settings.dir.clone();
+        let directories = vec![self.settings.root(), self.settings.state()];
+        Scope {
+            dir,
+            directories,
+            agent: None,
+            cgroup: Some(self.settings.cgroup_parent.clone()),
+            ours: true,
+        }
+        .sweep();
+    }
+}
+
+fn said(dir: &Path) -> String {
+    let log = fs::read(dir.join("agent.log")).unwrap_or_default();
+    format!("the agent's log:\n{}", String::from_utf8_lossy(&log))
 }
 
 #[test]
@@ -79,9 +101,11 @@ fn an_independent_client_is_answered() -> Result<()> {
         nothing_there(&agent).await.context("what is not there")?;
         images(&agent).await.context("image service")
     });
+    // The agent lets connections end in peace, and nobody would end ours while this thread waits for the agent.
+    drop(tokio);
     agent.process.signal(Signal::SIGTERM)?;
     let ended = agent.process.end(wait::LIMIT)?;
-    asked?;
+    asked.with_context(|| said(dir.path()))?;
     ensure!(ended.success(), "{ended}");
     Ok(())
 }

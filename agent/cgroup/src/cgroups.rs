@@ -2,10 +2,10 @@
 
 use std::{path::Path, sync::Arc};
 
-use holdfast_model::{ContainerId, PodId, Resources};
+use holdfast_model::{ContainerId, DeviceRule, PodId, Resources};
 
 use crate::{
-    DeviceRule, Driver, DriverSetting, Entry, Error, Location, Made, Mode, Stats, devices,
+    Driver, DriverSetting, Entry, Error, Location, Made, Mode, Stats, devices,
     error::Failures,
     files::read_file,
     group, in_force, kill,

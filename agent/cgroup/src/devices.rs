@@ -4,8 +4,8 @@
 
 use std::os::fd::AsFd;
 
+use holdfast_model::{DeviceKind, DeviceRule};
 use holdfast_sys::bpf::{self, Insn};
-use serde::{Deserialize, Serialize};
 
 use crate::{Error, files::GroupDir};
 
@@ -15,64 +15,19 @@ const MAX_RULES: usize = 4096;
 const MAX_MAJOR: u32 = (1 << 12) - 1;
 const MAX_MINOR: u32 = (1 << 20) - 1;
 
-/// Type of a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DeviceKind {
-    /// Both.
-    Any,
-    /// Character device.
-    Char,
-    /// Block device.
-    Block,
+/// What the kernel's and systemd's files make of a rule.
+pub(crate) trait Written {
+    /// Refuses numbers that the kernel's dev_t cannot hold.
+    fn check(&self) -> Result<(), Error>;
+    /// A line of v1's devices.allow.
+    fn line(&self) -> String;
+    /// systemd's DeviceAllow= specifier; a major number alone goes by its driver's name in /proc/devices.
+    fn systemd_name(&self, proc_devices: &str) -> Option<String>;
+    /// Whether it allows nothing.
+    fn is_nothing(&self) -> bool;
 }
 
-/// Devices that a container may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct DeviceRule {
-    /// Type.
-    pub kind: DeviceKind,
-    /// Major number; `None`: any.
-    pub major: Option<u32>,
-    /// Minor number; `None`: any.
-    pub minor: Option<u32>,
-    /// Open for reading.
-    pub read: bool,
-    /// Open for writing.
-    pub write: bool,
-    /// mknod(2).
-    pub mknod: bool,
-}
-
-impl DeviceRule {
-    /// Every device: a privileged container.
-    pub const ALL: Self =
-        Self { kind: DeviceKind::Any, major: None, minor: None, read: true, write: true, mknod: true };
-
-    /// One device, all access.
-    pub const fn device(kind: DeviceKind, major: u32, minor: u32) -> Self {
-        Self { kind, major: Some(major), minor: Some(minor), read: true, write: true, mknod: true }
-    }
-
-    /// What every container may use (runc's default list): any mknod, null, zero, full, random, urandom, tty, ptmx, pts.
-    pub fn defaults() -> Vec<Self> {
-        let mknod = |kind| Self { kind, major: None, minor: None, read: false, write: false, mknod: true };
-        let char = |major, minor| Self::device(DeviceKind::Char, major, minor);
-        let mut rules = vec![mknod(DeviceKind::Char), mknod(DeviceKind::Block)];
-        rules.extend([(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)].map(|(a, b)| char(a, b)));
-        rules.push(Self { minor: None, ..char(136, 0) });
-        rules
-    }
-
-    /// `r`, `w` and `m` in any order, as CRI gives them.
-    pub fn with_permissions(self, permissions: &str) -> Result<Self, Error> {
-        let has = |letter| permissions.contains(letter);
-        if permissions.is_empty() || permissions.chars().any(|letter| !"rwm".contains(letter)) {
-            return Err(Error::invalid("devices.permissions", permissions, "is not made of r, w and m"));
-        }
-        Ok(Self { read: has('r'), write: has('w'), mknod: has('m'), ..self })
-    }
-
+impl Written for DeviceRule {
     fn check(&self) -> Result<(), Error> {
         for (field, number, most) in
             [("device major", self.major, MAX_MAJOR), ("device minor", self.minor, MAX_MINOR)]
@@ -84,7 +39,6 @@ impl DeviceRule {
         Ok(())
     }
 
-    /// A line of v1's devices.allow.
     fn line(&self) -> String {
         let kind = match self.kind {
             DeviceKind::Any => "a",
@@ -95,13 +49,7 @@ impl DeviceRule {
         format!("{kind} {}:{} {}", number(self.major), number(self.minor), self.permissions())
     }
 
-    pub(crate) fn permissions(&self) -> String {
-        let letter = |set, letter| if set { letter } else { "" };
-        [letter(self.read, "r"), letter(self.write, "w"), letter(self.mknod, "m")].concat()
-    }
-
-    /// systemd's DeviceAllow= specifier; a major number alone goes by its driver's name in /proc/devices.
-    pub(crate) fn systemd_name(&self, proc_devices: &str) -> Option<String> {
+    fn systemd_name(&self, proc_devices: &str) -> Option<String> {
         let (class, heading) = match self.kind {
             DeviceKind::Any => return None,
             DeviceKind::Char => ("char", "Character devices:"),

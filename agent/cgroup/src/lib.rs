@@ -23,7 +23,6 @@ mod stats;
 mod systemd;
 
 pub use cgroups::{Cgroups, Extra};
-pub use devices::{DeviceKind, DeviceRule};
 pub use error::{Error, Failures, Kind};
 pub use group::{Entry, Made};
 pub use layout::Mode;

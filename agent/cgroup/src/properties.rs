@@ -7,11 +7,11 @@ use cgroups_rs::systemd::{
     ALLOWED_CPUS, ALLOWED_MEMORY_NODES, CPU_QUOTA_PER_SEC_US, CPU_QUOTA_PERIOD_US, CPU_SHARES, CPU_WEIGHT,
     MEMORY_LIMIT, MEMORY_LOW, MEMORY_MAX, MEMORY_SWAP_MAX, TASKS_MAX, cpuset, props::PropertiesBuilder,
 };
-use holdfast_model::Resources;
+use holdfast_model::{DeviceRule, Resources};
 use zbus::zvariant::Value;
 
 use crate::{
-    DeviceRule, Error, Mode, limits::shares_to_weight, limits_v2::swap_max, location::Unit, parse,
+    Error, Mode, devices::Written as _, limits::shares_to_weight, limits_v2::swap_max, location::Unit, parse,
     systemd::Property,
 };
 
@@ -136,7 +136,7 @@ pub(crate) fn devices(rules: &[DeviceRule], mode: Mode, proc_devices: &str) -> V
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::DeviceKind;
+    use holdfast_model::DeviceKind;
 
     fn find(properties: &[Property], name: &str) -> Option<u64> {
         properties

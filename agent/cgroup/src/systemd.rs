@@ -28,8 +28,6 @@ pub(crate) type Property = (&'static str, Value<'static>);
 /// The manager, connected to when first needed.
 #[derive(Debug, Default)]
 pub(crate) struct Systemd {
-    /// Of another bus than the system's, for tests.
-    address: Option<String>,
     connection: Mutex<Option<Connection>>,
 }
 
@@ -41,11 +39,6 @@ pub(crate) enum Started {
 }
 
 impl Systemd {
-    #[cfg(test)]
-    pub fn at(address: &str) -> Self {
-        Self { address: Some(address.to_owned()), connection: Mutex::default() }
-    }
-
     /// Whether systemd is this host's init (sd_booted(3)).
     pub fn is_running() -> bool {
         std::path::Path::new("/run/systemd/system").is_dir()
@@ -110,13 +103,7 @@ impl Systemd {
                 _ => return Ok(proxy),
             }
         }
-        let connection = match &self.address {
-            None => Connection::system().await,
-            Some(address) => {
-                async { zbus::connection::Builder::address(address.as_str())?.build().await }.await
-            }
-        };
-        let connection = connection.map_err(failed("connect for", unit))?;
+        let connection = Connection::system().await.map_err(failed("connect for", unit))?;
         let proxy = proxy(&connection).await.map_err(failed("connect for", unit))?;
         proxy.call::<_, _, ()>("Subscribe", &()).await.map_err(failed("Subscribe", unit))?;
         *kept = Some(connection);
@@ -157,8 +144,3 @@ fn failed(operation: &'static str, unit: &str) -> impl FnOnce(zbus::Error) -> Er
 async fn within<T>(stage: String, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     tokio::time::timeout(LIMIT, work).await.unwrap_or(Err(Error::Timeout { stage, limit: LIMIT }))
 }
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-#[path = "systemd_tests.rs"]
-mod tests;

@@ -7,6 +7,7 @@
 //! Every struct is `#[serde(default)]`, so a record of an older version reads with new fields at their defaults.
 
 mod container;
+mod device;
 mod id;
 mod image;
 mod pod;
@@ -14,6 +15,7 @@ mod resources;
 mod security;
 
 pub use container::*;
+pub use device::*;
 pub use id::*;
 pub use image::*;
 pub use pod::*;

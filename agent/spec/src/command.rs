@@ -26,13 +26,17 @@ pub fn arguments(config: &ContainerConfig, image: &ImageConfig) -> Result<Vec<St
     let all = [first, rest.as_slice()].concat();
     match all.first() {
         None => Err(invalid("command", "no command: the image has none, so name one")),
-        Some(program) if program.is_empty() => Err(invalid("command", "the command is empty: name a program")),
+        Some(program) if program.is_empty() => {
+            Err(invalid("command", "the command is empty: name a program"))
+        }
         Some(_) => Ok(all),
     }
 }
 
 fn check(field: &str, list: &[String]) -> Result<(), SpecError> {
-    list.iter().enumerate().try_for_each(|(index, part)| text::no_zero(&format!("{field}[{index}]"), part.as_bytes()))
+    list.iter()
+        .enumerate()
+        .try_for_each(|(index, part)| text::no_zero(&format!("{field}[{index}]"), part.as_bytes()))
 }
 
 /// The working directory: the container's, else the image's, else the root.
@@ -50,10 +54,13 @@ pub fn working_dir(config: &ContainerConfig, image: &ImageConfig) -> Result<Stri
 pub fn stop_signal(config: &ContainerConfig, image: &ImageConfig) -> Result<i32, SpecError> {
     match (config.stop_signal, image.stop_signal.as_str()) {
         (Some(number), _) if (1..=signal::LAST).contains(&number) => Ok(number),
-        (Some(number), _) => Err(invalid("stop_signal", format!("{number} is not a signal from 1 to {}", signal::LAST))),
+        (Some(number), _) => {
+            Err(invalid("stop_signal", format!("{number} is not a signal from 1 to {}", signal::LAST)))
+        }
         (None, "") => Ok(SIGTERM),
         (None, name) => signal::parse(name).ok_or_else(|| {
-            let problem = format!("{name:?} is no signal: set the container's stop_signal, or rebuild the image");
+            let problem =
+                format!("{name:?} is no signal: set the container's stop_signal, or rebuild the image");
             invalid("image.config.StopSignal", problem)
         }),
     }
@@ -82,16 +89,21 @@ mod tests {
             [&["sh", "-c", "a\nb"], &[], &[], &[], &["sh", "-c", "a\nb"]],
         ];
         for [command, args, entrypoint, cmd, expected] in table {
-            let config =
-                ContainerConfig { command: strings(command), args: strings(args), ..ContainerConfig::default() };
-            let image = ImageConfig { entrypoint: strings(entrypoint), cmd: strings(cmd), ..ImageConfig::default() };
+            let config = ContainerConfig {
+                command: strings(command),
+                args: strings(args),
+                ..ContainerConfig::default()
+            };
+            let image =
+                ImageConfig { entrypoint: strings(entrypoint), cmd: strings(cmd), ..ImageConfig::default() };
             assert_eq!(arguments(&config, &image).unwrap(), strings(expected));
         }
     }
 
     #[test]
     fn no_command_and_bad_ones() {
-        let config = |command: &[&str]| ContainerConfig { command: strings(command), ..ContainerConfig::default() };
+        let config =
+            |command: &[&str]| ContainerConfig { command: strings(command), ..ContainerConfig::default() };
         let image = ImageConfig::default();
         assert!(arguments(&config(&[]), &image).unwrap_err().to_string().contains("no command"));
         assert!(arguments(&config(&["", "x"]), &image).unwrap_err().to_string().contains("empty"));

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use holdfast_model::Device;
+use holdfast_model::{Device, DeviceKind, DeviceRule};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
 
 use crate::{
@@ -22,74 +22,25 @@ const MAX_DEPTH: usize = 8;
 /// Most device nodes of one container.
 const MAX_NODES: usize = 16 * 1024;
 
-/// Character or block device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeviceKind {
-    /// Both.
-    Any,
-    /// Character.
-    Char,
-    /// Block.
-    Block,
-}
-
-/// Devices that the cgroup lets a container use; `None` is any number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DeviceRule {
-    /// Type.
-    pub kind: DeviceKind,
-    /// Major number.
-    pub major: Option<u32>,
-    /// Minor number.
-    pub minor: Option<u32>,
-    /// Open for reading.
-    pub read: bool,
-    /// Open for writing.
-    pub write: bool,
-    /// mknod(2).
-    pub mknod: bool,
-}
-
-impl DeviceRule {
-    const fn new(kind: DeviceKind, major: Option<u32>, minor: Option<u32>) -> Self {
-        Self { kind, major, minor, read: true, write: true, mknod: true }
-    }
-
-    /// Every device.
-    pub const ALL: Self = Self::new(DeviceKind::Any, None, None);
-
-    /// What every container may use (runc's list): mknod of any, null, zero, full, random, urandom, tty, ptmx, terminals.
-    pub fn defaults() -> Vec<Self> {
-        let any = |kind| Self { read: false, write: false, ..Self::new(kind, None, None) };
-        let char = |major, minor| Self::new(DeviceKind::Char, Some(major), minor);
-        let mut rules = vec![any(DeviceKind::Char), any(DeviceKind::Block)];
-        rules.extend([3, 5, 7, 8, 9].map(|minor| char(1, Some(minor))));
-        rules.extend([char(5, Some(0)), char(5, Some(2)), char(136, None)]);
-        rules
-    }
-
-    fn to_oci(self) -> LinuxDeviceCgroup {
-        let mut rule = oci::device_rule(true);
-        let kind = match self.kind {
-            DeviceKind::Any => LinuxDeviceType::A,
-            DeviceKind::Char => LinuxDeviceType::C,
-            DeviceKind::Block => LinuxDeviceType::B,
-        };
-        let letter = |set, letter| if set { letter } else { "" };
-        let access = [letter(self.read, "r"), letter(self.write, "w"), letter(self.mknod, "m")].concat();
-        rule.set_typ(Some(kind))
-            .set_major(self.major.map(i64::from))
-            .set_minor(self.minor.map(i64::from))
-            .set_access(Some(access));
-        rule
-    }
+fn to_oci(rule: &DeviceRule) -> LinuxDeviceCgroup {
+    let kind = match rule.kind {
+        DeviceKind::Any => LinuxDeviceType::A,
+        DeviceKind::Char => LinuxDeviceType::C,
+        DeviceKind::Block => LinuxDeviceType::B,
+    };
+    let mut oci = oci::device_rule(true);
+    oci.set_typ(Some(kind))
+        .set_major(rule.major.map(i64::from))
+        .set_minor(rule.minor.map(i64::from))
+        .set_access(Some(rule.permissions()));
+    oci
 }
 
 /// The rules as the OCI spec writes them: first nothing, then what is allowed.
 pub fn oci_rules(rules: &[DeviceRule]) -> Vec<LinuxDeviceCgroup> {
     let mut nothing = oci::device_rule(false);
     nothing.set_access(Some("rwm".to_owned()));
-    std::iter::once(nothing).chain(rules.iter().map(|rule| rule.to_oci())).collect()
+    std::iter::once(nothing).chain(rules.iter().map(to_oci)).collect()
 }
 
 /// Device nodes and rules of a container.
@@ -127,11 +78,13 @@ impl Devices {
     fn add(&mut self, device: &Device, privileged: bool, field: &str) -> Result<(), SpecError> {
         let host_field = format!("{field}.host_path");
         text::absolute(&host_field, &device.host_path)?;
-        let inside = if device.container_path.is_empty() { &device.host_path } else { &device.container_path };
+        let inside =
+            if device.container_path.is_empty() { &device.host_path } else { &device.container_path };
         text::absolute(&format!("{field}.container_path"), inside)?;
         let permissions = permissions(&device.permissions, &format!("{field}.permissions"))?;
 
-        let path = fs::canonicalize(&device.host_path).map_err(|error| missing(&device.host_path, &host_field, error))?;
+        let path = fs::canonicalize(&device.host_path)
+            .map_err(|error| missing(&device.host_path, &host_field, error))?;
         let mut nodes = Vec::new();
         if path.is_dir() {
             walk(&path, Path::new(inside), &NOT_SHARED, 0, &mut |node| {
@@ -139,11 +92,13 @@ impl Devices {
                 Ok(())
             })?;
         } else {
-            let meta = fs::symlink_metadata(&path).map_err(|error| missing(&device.host_path, &host_field, error))?;
+            let meta = fs::symlink_metadata(&path)
+                .map_err(|error| missing(&device.host_path, &host_field, error))?;
             nodes.extend(node(&meta, text::clean(inside)));
         }
         if nodes.is_empty() {
-            let problem = format!("{:?} is no device: name a device node or a directory of them", device.host_path);
+            let problem =
+                format!("{:?} is no device: name a device node or a directory of them", device.host_path);
             return Err(invalid(host_field, problem));
         }
         for node in nodes {
@@ -186,7 +141,8 @@ fn walk(
     depth: usize,
     add: &mut dyn FnMut(LinuxDevice) -> Result<(), SpecError>,
 ) -> Result<(), SpecError> {
-    let failed = |source| SpecError::Host { operation: "list devices in", path: directory.to_owned(), source };
+    let failed =
+        |source| SpecError::Host { operation: "list devices in", path: directory.to_owned(), source };
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if depth > 0 && error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -250,7 +206,10 @@ mod tests {
         assert_eq!(node.path(), Path::new("/dev/nothing"));
         assert_eq!((node.typ(), node.major(), node.minor()), (LinuxDeviceType::C, 1, 3));
         let rule = found.rules.last().unwrap();
-        assert_eq!((rule.major, rule.minor, rule.read, rule.write, rule.mknod), (Some(1), Some(3), true, true, false));
+        assert_eq!(
+            (rule.major, rule.minor, rule.read, rule.write, rule.mknod),
+            (Some(1), Some(3), true, true, false)
+        );
     }
 
     #[test]
@@ -274,10 +233,18 @@ mod tests {
         for (asked, kind, part) in [
             (device("null", "/dev/x", "r"), crate::ErrorKind::InvalidArgument, "devices[0].host_path"),
             (device("/dev/null", "x", "r"), crate::ErrorKind::InvalidArgument, "devices[0].container_path"),
-            (device("/dev/null", "/dev/x", "rx"), crate::ErrorKind::InvalidArgument, "devices[0].permissions"),
+            (
+                device("/dev/null", "/dev/x", "rx"),
+                crate::ErrorKind::InvalidArgument,
+                "devices[0].permissions",
+            ),
             (device("/dev/no-such", "/dev/x", "r"), crate::ErrorKind::NotFound, "/dev/no-such"),
             (device("/dev/null/x", "/dev/x", "r"), crate::ErrorKind::NotFound, "/dev/null/x"),
-            (device(file.path().to_str().unwrap(), "/dev/x", "r"), crate::ErrorKind::InvalidArgument, "no device"),
+            (
+                device(file.path().to_str().unwrap(), "/dev/x", "r"),
+                crate::ErrorKind::InvalidArgument,
+                "no device",
+            ),
         ] {
             let error = find(&[asked]).unwrap_err();
             assert_eq!(error.kind(), kind, "{error}");

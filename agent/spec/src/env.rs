@@ -35,7 +35,11 @@ pub struct Split {
 
 /// The environment of a container. HOSTNAME comes before the image's variables: an image may well say
 /// `HOSTNAME=0.0.0.0` for its server to listen on.
-pub fn environment(config: &ContainerConfig, image: &ImageConfig, hostname: &str) -> Result<Split, SpecError> {
+pub fn environment(
+    config: &ContainerConfig,
+    image: &ImageConfig,
+    hostname: &str,
+) -> Result<Split, SpecError> {
     let mut all = Environment::default();
     all.set("PATH", DEFAULT_PATH.as_bytes());
     if config.tty {
@@ -62,7 +66,10 @@ fn check(field: &str, key: &str, value: &[u8]) -> Result<(), SpecError> {
         return Err(invalid(field, format!("{key:?} is no name of a variable: no =, no control characters")));
     }
     if value.contains(&0) {
-        return Err(invalid(field, format!("the value of {key} holds a zero byte, which ends a string: take it out")));
+        return Err(invalid(
+            field,
+            format!("the value of {key} holds a zero byte, which ends a string: take it out"),
+        ));
     }
     Ok(())
 }
@@ -85,7 +92,8 @@ mod tests {
     use holdfast_model::EnvVar;
 
     fn config(envs: &[(&str, &[u8])]) -> ContainerConfig {
-        let envs = envs.iter().map(|(key, value)| EnvVar { key: (*key).into(), value: value.to_vec() }).collect();
+        let envs =
+            envs.iter().map(|(key, value)| EnvVar { key: (*key).into(), value: value.to_vec() }).collect();
         ContainerConfig { envs, ..ContainerConfig::default() }
     }
 
@@ -110,10 +118,13 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_text_go_beside_it_and_share_no_key() {
-        let found = environment(&config(&[("A", b"\xff\x01"), ("B", b"\xfe"), ("B", b"b")]), &image(&["A=1"]), "h");
+        let found =
+            environment(&config(&[("A", b"\xff\x01"), ("B", b"\xfe"), ("B", b"b")]), &image(&["A=1"]), "h");
         let found = found.unwrap();
         assert_eq!(found.raw, [b"A=\xff\x01"]);
-        assert!(found.text.contains(&"B=b".to_owned()) && !found.text.iter().any(|pair| pair.starts_with("A=")));
+        assert!(
+            found.text.contains(&"B=b".to_owned()) && !found.text.iter().any(|pair| pair.starts_with("A="))
+        );
     }
 
     #[test]

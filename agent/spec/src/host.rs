@@ -39,7 +39,9 @@ impl HostFacts {
         let max_user_namespaces = number("/proc/sys/user/max_user_namespaces").unwrap_or(0);
         Self {
             bounding: bounding_set(&read("/proc/self/status")).unwrap_or(CapSet::EMPTY),
-            last_cap: number("/proc/sys/kernel/cap_last_cap").and_then(|cap| u8::try_from(cap).ok()).unwrap_or(40),
+            last_cap: number("/proc/sys/kernel/cap_last_cap")
+                .and_then(|cap| u8::try_from(cap).ok())
+                .unwrap_or(40),
             kernel,
             apparmor: read("/sys/module/apparmor/parameters/enabled").trim() == "Y",
             apparmor_default: None,

@@ -1,7 +1,25 @@
 //! From a container's configuration to an OCI runtime spec and a seccomp program.
+//!
+//! [`build`] puts together what the modules below decide, one for each part of a spec. Texts from requests and images
+//! are checked where they come in and never steer anything but what their field is for.
 
+mod build;
 pub mod caps;
+mod command;
+mod devices;
+mod env;
 mod error;
+mod host;
+mod mounts;
+mod namespaces;
+mod oci;
+mod resources;
 pub mod seccomp;
+mod signal;
+mod sysctl;
+mod text;
+mod user;
 
+pub use build::{Built, Inputs, PodFiles, build, exec_process, validate_pod};
 pub use error::{ErrorKind, SpecError};
+pub use host::{Features, HostFacts, kernel_version};

@@ -6,10 +6,10 @@ use holdfast_model::{IdMapping, Mount, MountPropagation};
 use oci_spec::runtime::{LinuxIdMapping, Mount as OciMount, MountBuilder};
 
 use crate::{
-    build::{Inputs, Volume},
+    build::Inputs,
     error::{SpecError, invalid, unsupported},
     namespaces::{Namespaces, check_mapping},
-    text,
+    oci, text,
 };
 
 /// Options that a mount of a request may have on top; each only narrows what can be done, or concerns access times.
@@ -37,8 +37,8 @@ pub struct Mounts {
     pub list: Vec<OciMount>,
     /// `rslave` or `rshared` if a mount asks for propagation.
     pub root_propagation: Option<&'static str>,
-    /// Directories that have to be there before the container is made.
-    pub volumes: Vec<Volume>,
+    /// The image's volumes, which the container may write to even if its root is read-only.
+    pub volumes: Vec<PathBuf>,
     /// /dev/shm is the holder's and no mount of the list.
     pub pod_shm: bool,
 }
@@ -49,10 +49,10 @@ pub fn mounts(inputs: &Inputs<'_>, namespaces: &Namespaces) -> Result<Mounts, Sp
     let taken: Vec<PathBuf> = own.iter().map(|mount| text::clean(&mount.container_path)).collect();
     let volumes = volumes(inputs, &taken)?;
 
-    let mut binds: Vec<Bind> = own.iter().enumerate().map(|(i, mount)| bind(inputs, mount, i)).collect::<Result<_, _>>()?;
+    let mut binds: Vec<Bind> =
+        own.iter().enumerate().map(|(i, mount)| bind(inputs, mount, i)).collect::<Result<_, _>>()?;
     let maps = Maps::of(namespaces);
-    let extra = pod_files(inputs).into_iter().chain(volumes.iter().map(|v| (v.source.clone(), v.target.clone(), false)));
-    for (source, target, readonly) in extra {
+    for (source, target, readonly) in pod_files(inputs) {
         if !taken.contains(&target) {
             binds.push(Bind::of_ours(source, target, readonly, &maps));
         }
@@ -69,7 +69,8 @@ pub fn mounts(inputs: &Inputs<'_>, namespaces: &Namespaces) -> Result<Mounts, Sp
         .into_iter()
         .filter(|mount| !covered(mount.destination(), &targets))
         .collect();
-    let root_propagation = binds.iter().map(|bind| bind.propagation).max_by_key(|p| rank(*p)).and_then(of_root);
+    let root_propagation =
+        binds.iter().map(|bind| bind.propagation).max_by_key(|p| rank(*p)).and_then(of_root);
     for bind in binds {
         list.push(bind.into_oci()?);
     }
@@ -104,7 +105,12 @@ fn system(privileged: bool) -> Vec<OciMount> {
     let table: [(&str, &str, &str, &[&str]); 6] = [
         ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         ("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        ("/dev/pts", "devpts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+        (
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
         ("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         ("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", mode]),
         ("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", mode]),
@@ -131,9 +137,10 @@ fn pod_files(inputs: &Inputs<'_>) -> [(PathBuf, PathBuf, bool); 3] {
     ]
 }
 
-/// The image's volumes: directories of the container's own. The image does not get to cover what is the system's, so
-/// volumes in /proc, /sys and /dev are left out, as are those that a mount of the request covers.
-fn volumes(inputs: &Inputs<'_>, taken: &[PathBuf]) -> Result<Vec<Volume>, SpecError> {
+/// The image's volumes. They are directories of the container's root, which is its own anyway and goes with it. The
+/// image does not get to cover what is the system's, so volumes in /proc, /sys and /dev are left out, as are those at or
+/// below a mount of the request: what the user put there is what shall be seen.
+fn volumes(inputs: &Inputs<'_>, taken: &[PathBuf]) -> Result<Vec<PathBuf>, SpecError> {
     let mut targets = Vec::new();
     for (index, path) in inputs.image.config.volumes.iter().enumerate() {
         let field = format!("image.config.Volumes[{index}]");
@@ -142,14 +149,15 @@ fn volumes(inputs: &Inputs<'_>, taken: &[PathBuf]) -> Result<Vec<Volume>, SpecEr
         if target == Path::new("/") {
             return Err(invalid(field, "a volume cannot take the place of the root: rebuild the image"));
         }
-        if !["/proc", "/sys", "/dev"].iter().any(|system| target.starts_with(system)) && !taken.contains(&target) {
+        let mut above =
+            ["/proc", "/sys", "/dev"].iter().map(Path::new).chain(taken.iter().map(PathBuf::as_path));
+        if !above.any(|above| target.starts_with(above)) {
             targets.push(target);
         }
     }
     targets.sort();
     targets.dedup();
-    let volume = |(index, target)| Volume { source: inputs.volumes_dir.join(format!("{index}")), target };
-    Ok(targets.into_iter().enumerate().map(volume).collect())
+    Ok(targets)
 }
 
 /// Id mappings of a mount.
@@ -162,7 +170,7 @@ struct Maps {
 impl Maps {
     fn of(namespaces: &Namespaces) -> Self {
         let map = |maps: &[holdfast_pod::launch::IdMap]| {
-            maps.iter().map(|map| oci_mapping(map.inside, map.outside, map.count)).collect()
+            maps.iter().map(|map| oci::mapping(map.inside, map.outside, map.count)).collect()
         };
         Self { uids: map(&namespaces.uid_map), gids: map(&namespaces.gid_map) }
     }
@@ -174,7 +182,7 @@ impl Maps {
         let convert = |maps: &[IdMapping], name: &str| {
             let one = |map: &IdMapping| {
                 check_mapping(*map, &format!("{field}.{name}"))?;
-                Ok(oci_mapping(map.container_id, map.host_id, map.length))
+                Ok(oci::mapping(map.container_id, map.host_id, map.length))
             };
             maps.iter().map(one).collect::<Result<_, SpecError>>()
         };
@@ -183,12 +191,6 @@ impl Maps {
             gids: convert(&mount.gid_mappings, "gidMappings")?,
         })
     }
-}
-
-fn oci_mapping(inside: u32, outside: u32, count: u32) -> LinuxIdMapping {
-    let mut map = LinuxIdMapping::default();
-    map.set_container_id(inside).set_host_id(outside).set_size(count);
-    map
 }
 
 /// A bind mount.
@@ -215,7 +217,8 @@ impl Bind {
             .options(self.options)
             .uid_mappings(self.maps.uids)
             .gid_mappings(self.maps.gids);
-        let mut mount = builder.build().map_err(|error| invalid(format!("mount {target}"), error.to_string()))?;
+        let mut mount =
+            builder.build().map_err(|error| invalid(format!("mount {target}"), error.to_string()))?;
         if mount.uid_mappings().as_ref().is_some_and(Vec::is_empty) {
             mount.set_uid_mappings(None).set_gid_mappings(None);
         }
@@ -230,7 +233,10 @@ fn bind(inputs: &Inputs<'_>, mount: &Mount, index: usize) -> Result<Bind, SpecEr
     let target = text::clean(&mount.container_path);
     check_target(&target, mount, &format!("{field}.container_path"))?;
     if mount.image.is_some() && mount.host_path.is_empty() {
-        return Err(unsupported(format!("{field}.image"), "image volumes are not supported yet: mount a host path"));
+        return Err(unsupported(
+            format!("{field}.image"),
+            "image volumes are not supported yet: mount a host path",
+        ));
     }
     text::absolute(&format!("{field}.host_path"), &mount.host_path)?;
     let propagation = match mount.propagation {
@@ -281,5 +287,6 @@ fn access(inputs: &Inputs<'_>, mount: &Mount, field: &str) -> Result<&'static st
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 #[path = "mounts_tests.rs"]
 mod tests;

@@ -73,6 +73,23 @@ pub fn of_holder(pod: &PodSandboxConfig) -> u64 {
     flags
 }
 
+/// Checks a pod's namespaces by themselves.
+pub fn check_pod(options: &NamespaceOptions, field: &str) -> Result<(), SpecError> {
+    use NamespaceMode::{Container, Node, Pod};
+    for (name, mode, possible) in [
+        ("network", options.network, [Pod, Node].as_slice()),
+        ("ipc", options.ipc, &[Pod, Node]),
+        ("pid", options.pid, &[Pod, Container, Node]),
+    ] {
+        if !possible.contains(&mode) {
+            let words = possible.iter().map(|mode| format!("{mode:?}").to_uppercase()).collect::<Vec<_>>();
+            let problem = format!("{mode:?} is not possible for a pod: use {}", words.join(" or "));
+            return Err(invalid(format!("{field}.{name}"), problem));
+        }
+    }
+    check_user_namespace(options, &format!("{field}.userns_options"))
+}
+
 /// The namespaces of a container with `options` in `pod`. The pod decides about network, IPC, host name and users;
 /// a container that asks for more of the host than its pod has is refused.
 pub fn of_container(options: &NamespaceOptions, pod: &PodSandboxConfig) -> Result<Namespaces, SpecError> {
@@ -97,7 +114,8 @@ pub fn of_container(options: &NamespaceOptions, pod: &PodSandboxConfig) -> Resul
         PidNamespace::Pod => join |= NEWPID,
         PidNamespace::Host | PidNamespace::Target(_) => {}
     }
-    let (uid_map, gid_map) = user.map_or_else(Default::default, |user| (id_map(&user.uids), id_map(&user.gids)));
+    let (uid_map, gid_map) =
+        user.map_or_else(Default::default, |user| (id_map(&user.uids), id_map(&user.gids)));
     Ok(Namespaces { join, own, pid, uid_map, gid_map })
 }
 
@@ -114,12 +132,13 @@ fn pid_namespace(
         }
         (NamespaceMode::Target, _) => Ok(PidNamespace::Target(options.target_id.clone())),
         // POD is also what a request without the field says: in a pod that shares nothing it means its own.
-        (NamespaceMode::Container, _) | (NamespaceMode::Pod, NamespaceMode::Container | NamespaceMode::Target) => {
-            Ok(PidNamespace::Own)
-        }
+        (NamespaceMode::Container, _)
+        | (NamespaceMode::Pod, NamespaceMode::Container | NamespaceMode::Target) => Ok(PidNamespace::Own),
         (NamespaceMode::Pod, NamespaceMode::Pod) => Ok(PidNamespace::Pod),
         (NamespaceMode::Pod | NamespaceMode::Node, NamespaceMode::Node) => Ok(PidNamespace::Host),
-        (NamespaceMode::Node, _) => Err(invalid(field, "is NODE, but the pod's is not: make the pod with NODE")),
+        (NamespaceMode::Node, _) => {
+            Err(invalid(field, "is NODE, but the pod's is not: make the pod with NODE"))
+        }
     }
 }
 
@@ -146,7 +165,12 @@ pub fn check_user_namespace(options: &NamespaceOptions, field: &str) -> Result<(
             return Err(invalid(field, "mode NODE has mappings: take them out, or use mode POD"));
         }
         NamespaceMode::Pod => {}
-        mode => return Err(invalid(format!("{field}.mode"), format!("{mode:?} is not possible: use POD or NODE"))),
+        mode => {
+            return Err(invalid(
+                format!("{field}.mode"),
+                format!("{mode:?} is not possible: use POD or NODE"),
+            ));
+        }
     }
     for (name, maps) in [("uids", &user.uids), ("gids", &user.gids)] {
         let field = format!("{field}.{name}");
@@ -159,10 +183,14 @@ pub fn check_user_namespace(options: &NamespaceOptions, field: &str) -> Result<(
         check_mapping(*map, &field)?;
     }
     if user.uids[0].length != user.gids[0].length {
-        return Err(invalid(field, "uids and gids are mapped in different numbers: let the lengths be equal"));
+        return Err(invalid(
+            field,
+            "uids and gids are mapped in different numbers: let the lengths be equal",
+        ));
     }
     if options.pid == NamespaceMode::Node || options.ipc == NamespaceMode::Node {
-        let problem = "a pod with a user namespace cannot use the host's processes or IPC: let pid and ipc not be NODE";
+        let problem =
+            "a pod with a user namespace cannot use the host's processes or IPC: let pid and ipc not be NODE";
         return Err(invalid(field, problem));
     }
     Ok(())
@@ -226,7 +254,11 @@ pub mod tests {
         ] {
             let asked = NamespaceOptions { target_id: "t".into(), ..options(Pod, of_container, Pod) };
             let found = of_container_in(&asked, options(Pod, of_pod, Pod));
-            assert_eq!(found.as_ref().ok().map(|n| n.pid.clone()), expected, "{of_container:?} in {of_pod:?}");
+            assert_eq!(
+                found.as_ref().ok().map(|n| n.pid.clone()),
+                expected,
+                "{of_container:?} in {of_pod:?}"
+            );
             if let Ok(found) = found {
                 assert_eq!(found.own & NEWPID != 0, found.pid == PidNamespace::Own);
                 assert_eq!(found.join & NEWPID != 0, found.pid == PidNamespace::Pod);
@@ -246,7 +278,8 @@ pub mod tests {
         assert_eq!(all.join, NEWNET | NEWIPC | NEWUTS);
         assert_eq!(all.own, NEWNS | NEWCGROUP | NEWPID);
         for container in [Pod, Node] {
-            let host = of_container_in(&options(container, Container, container), options(Node, Container, Node));
+            let host =
+                of_container_in(&options(container, Container, container), options(Node, Container, Node));
             assert_eq!(host.unwrap().join, 0);
         }
         for (asked, part) in [
@@ -263,7 +296,10 @@ pub mod tests {
     #[test]
     fn user_namespaces() {
         let good = user_of(Pod, &[(0, 65536, 65536)], &[(0, 131_072, 65536)]);
-        let with = |user: &UserNamespace| NamespaceOptions { user: Some(user.clone()), ..options(Pod, Container, Pod) };
+        let with = |user: &UserNamespace| NamespaceOptions {
+            user: Some(user.clone()),
+            ..options(Pod, Container, Pod)
+        };
         let found = of_container_in(&with(&good), with(&good)).unwrap();
         assert!(found.join & NEWUSER != 0 && found.has_user());
         assert_eq!(found.gid_map, [IdMap { inside: 0, outside: 131_072, count: 65536 }]);
@@ -296,7 +332,8 @@ pub mod tests {
             let error = check_user_namespace(&options, "userns_options").unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
         }
-        let host_pid = NamespaceOptions { user: Some(user_of(Pod, &[one], &[one])), ..options(Pod, Node, Pod) };
+        let host_pid =
+            NamespaceOptions { user: Some(user_of(Pod, &[one], &[one])), ..options(Pod, Node, Pod) };
         assert!(check_user_namespace(&host_pid, "u").is_err());
     }
 }

@@ -1,7 +1,10 @@
 //! Empty objects of oci-spec. Its `Default`s carry a foreign hostname, ambient capabilities, a low limit of open files and
 //! more; what is read from an empty document holds nothing, whatever a later version of the crate adds.
 
-use oci_spec::runtime::{Linux, LinuxCapabilities, LinuxDeviceCgroup, LinuxResources, Process, Root, Spec};
+use oci_spec::runtime::{
+    Linux, LinuxCapabilities, LinuxDeviceCgroup, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType,
+    LinuxResources, Process, Root, Spec, User,
+};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
@@ -38,6 +41,22 @@ pub fn resources() -> LinuxResources {
 
 pub fn device_rule(allow: bool) -> LinuxDeviceCgroup {
     empty(json!({ "allow": allow }))
+}
+
+pub fn user(uid: u32, gid: u32, additional: Option<Vec<u32>>) -> User {
+    let mut user: User = empty(json!({ "uid": uid, "gid": gid }));
+    user.set_additional_gids(additional);
+    user
+}
+
+pub fn mapping(inside: u32, outside: u32, count: u32) -> LinuxIdMapping {
+    empty(json!({ "containerID": inside, "hostID": outside, "size": count }))
+}
+
+pub fn namespace(kind: LinuxNamespaceType) -> LinuxNamespace {
+    let mut namespace: LinuxNamespace = empty(json!({ "type": "mount" }));
+    namespace.set_typ(kind);
+    namespace
 }
 
 #[cfg(test)]

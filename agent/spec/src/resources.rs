@@ -1,10 +1,10 @@
 //! Limits: checked by themselves, and written into the spec for those who read it. The cgroup package applies them.
 
-use holdfast_model::Resources;
+use holdfast_model::{DeviceRule, Resources};
 use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxResources};
 
 use crate::{
-    devices::{DeviceRule, oci_rules},
+    devices::oci_rules,
     error::{SpecError, invalid},
     oci, text,
 };
@@ -13,7 +13,14 @@ const FIELD: &str = "linux.resources";
 
 /// Checks that no number lies where no kernel takes it.
 pub fn check(resources: &Resources) -> Result<(), SpecError> {
-    let Resources { cpu_period_us, cpu_quota_us, cpu_shares, memory_limit_bytes, memory_swap_limit_bytes, .. } = resources;
+    let Resources {
+        cpu_period_us,
+        cpu_quota_us,
+        cpu_shares,
+        memory_limit_bytes,
+        memory_swap_limit_bytes,
+        ..
+    } = resources;
     for (name, value, least) in [
         ("cpu_period", *cpu_period_us, 0),
         ("cpu_quota", *cpu_quota_us, -1),
@@ -57,7 +64,9 @@ pub fn check(resources: &Resources) -> Result<(), SpecError> {
 pub fn oom_score_adj(resources: &Resources) -> Result<i32, SpecError> {
     let value = resources.oom_score_adj;
     let fits = i32::try_from(value).ok().filter(|value| (-1000..=1000).contains(value));
-    fits.ok_or_else(|| invalid(format!("{FIELD}.oom_score_adj"), format!("{value} is not from -1000 to 1000")))
+    fits.ok_or_else(|| {
+        invalid(format!("{FIELD}.oom_score_adj"), format!("{value} is not from -1000 to 1000"))
+    })
 }
 
 /// The spec's form.

@@ -95,7 +95,8 @@ mod tests {
         ] {
             assert!(one(name, value, network, ipc).is_err(), "{name}");
         }
-        let error = one("kernel.core_pattern", "|/x", true, true).map_or_else(|e| e.to_string(), |()| String::new());
+        let error =
+            one("kernel.core_pattern", "|/x", true, true).map_or_else(|e| e.to_string(), |()| String::new());
         assert!(error.contains("kernel.core_pattern"), "{error}");
     }
 }

@@ -17,7 +17,11 @@ pub fn plain(field: &str, text: &str) -> Result<(), SpecError> {
 
 /// What execve(2) cannot pass: arguments and values may hold line feeds and tabs, but no zero byte.
 pub fn no_zero(field: &str, text: &[u8]) -> Result<(), SpecError> {
-    if text.contains(&0) { Err(invalid(field, "holds a zero byte, which ends a string: take it out")) } else { Ok(()) }
+    if text.contains(&0) {
+        Err(invalid(field, "holds a zero byte, which ends a string: take it out"))
+    } else {
+        Ok(())
+    }
 }
 
 /// A path that begins at the root.
@@ -27,7 +31,10 @@ pub fn absolute(field: &str, path: &str) -> Result<(), SpecError> {
         return Err(invalid(field, format!("{path:?} is not an absolute path: begin it with /")));
     }
     if path.len() >= PATH_MAX {
-        return Err(invalid(field, format!("is {} bytes long: a path has at most {}", path.len(), PATH_MAX - 1)));
+        return Err(invalid(
+            field,
+            format!("is {} bytes long: a path has at most {}", path.len(), PATH_MAX - 1),
+        ));
     }
     Ok(())
 }

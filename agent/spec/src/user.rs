@@ -17,7 +17,10 @@ pub fn request(security: &ContainerSecurity, image: &ImageConfig) -> Result<User
     let name = security.run_as_username.as_str();
     let user = match (name, number) {
         ("", None) if group.is_some() => {
-            return Err(invalid(field("run_as_group"), "a group without a user: set run_as_user or run_as_username too"));
+            return Err(invalid(
+                field("run_as_group"),
+                "a group without a user: set run_as_user or run_as_username too",
+            ));
         }
         ("", None) => image_user(image)?,
         ("", Some(number)) => number.to_string(),
@@ -90,7 +93,10 @@ mod tests {
             (security(Some(1), Some(-5), ""), "run_as_group"),
             (security(None, None, "app:root"), "run_as_username"),
             (security(None, None, "app\n"), "run_as_username"),
-            (ContainerSecurity { supplemental_groups: vec![1, -1], ..Default::default() }, "supplemental_groups[1]"),
+            (
+                ContainerSecurity { supplemental_groups: vec![1, -1], ..Default::default() },
+                "supplemental_groups[1]",
+            ),
         ] {
             let error = request(&asked, &image).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");

@@ -15,6 +15,10 @@ pub struct Launch<S> {
     pub spec: S,
     /// What the root is made of; `spec.root.readonly` says whether it is read-only.
     pub rootfs: Rootfs,
+    /// Directories of the root that are made if they are not there, and can be written to even if it is read-only: the
+    /// image's volumes.
+    #[serde(default)]
+    pub volumes: Vec<PathBuf>,
     /// Who runs the command.
     pub user: UserRequest,
     /// Clone flags (CLONE_NEWNET ...) of the holder's namespaces that the container joins.

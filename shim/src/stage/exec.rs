@@ -11,7 +11,7 @@ use holdfast_sys::ns;
 use holdfast_sys::process::{self, Filter};
 use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid, fchown, fstat, openat};
 
-use super::{born, cgroup, close_the_host, command, console, end, identity, join, launch};
+use super::{born, cgroup, close_the_host, command, console, end, identity, join, launch, oom};
 use crate::fault::{OrFail, Result};
 use crate::link::{Ready, host_id};
 
@@ -55,6 +55,8 @@ fn outside(plan: &Plan<'_>) -> Result<()> {
     cgroup::enter(plan.tasks)?;
     let exec = launch::read_exec(plan.process)?;
     let seccomp = launch::read_seccomp(plan.seccomp, exec.seccomp_flags)?;
+    // Ours is that of a part of the node, which the kernel shall not kill; the container's is its own.
+    oom::adjust(&exec.process)?;
     // As the host's root, who alone may: the pipes are the agent's.
     own_stdio(plan, exec.process.user());
     let mut kept = vec![plan.link.as_raw_fd(), plan.init.as_raw_fd()];

@@ -61,6 +61,11 @@ pub fn mounts(launch: &Launch) -> &[Mount] {
     launch.spec.mounts().as_deref().unwrap_or_default()
 }
 
+/// The root is read-only.
+pub fn root_is_read_only(launch: &Launch) -> bool {
+    launch.spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false)
+}
+
 /// The container has a user namespace of its pod.
 pub fn has_user_namespace(launch: &Launch) -> bool {
     !launch.uid_map.is_empty()

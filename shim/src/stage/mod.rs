@@ -119,7 +119,7 @@ fn outside(plan: &Plan<'_>) -> Result<()> {
     let hidden = hide::prepare(&launch)?;
     let cgroups = cgroup::layout(&launch)?;
     // In the host's /proc, which we trust; inside, /proc belongs to the image until we have mounted our own.
-    let warnings = oom::adjust(&launch)?;
+    let warnings = oom::adjust(launch::process(&launch)?)?;
 
     let mut taken = Taken { launch, seccomp, sources, root, devices, hidden, cgroups, warnings };
     // Nothing of the host may be open when the pod can see us: a container of the pod with SYS_PTRACE in a shared pid

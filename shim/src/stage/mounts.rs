@@ -1,6 +1,6 @@
 //! The spec's mounts, in its order.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use holdfast_sys::mount::{self, FileSystem};
@@ -8,7 +8,7 @@ use holdfast_sys::path::{Kind, Root};
 use oci_spec::runtime::Mount;
 use rustix::fs::OFlags;
 
-use super::launch::{Launch, mounts};
+use super::launch::{Launch, mounts, root_is_read_only};
 use super::options::Options;
 use super::sources::Source;
 use super::{Taken, cgroup, devices};
@@ -29,6 +29,7 @@ pub struct Made {
 pub fn make(taken: &Taken, root: &Root) -> Result<Made> {
     let all = mounts(&taken.launch);
     let mut made = Made::default();
+    volumes(&taken.launch, root)?;
     if !all.iter().any(|mount| mount.destination() == Path::new("/dev")) {
         pod_shm(&taken.launch, root)?;
     }
@@ -52,6 +53,21 @@ pub fn make(taken: &Taken, root: &Root) -> Result<Made> {
         }
     }
     Ok(made)
+}
+
+/// The image's volumes. Each is a directory of the root; where the root will be read-only, a second mount of the same
+/// directory that stays writable is put on top of it, so that the image's content is there without a copy.
+fn volumes(launch: &Launch, root: &Root) -> Result<()> {
+    for path in &launch.volumes {
+        let stage = format!("make volume {}", path.display());
+        let place =
+            root.ensure(path, Kind::Directory).or_invalid(&stage, "it has to be a directory in the image")?;
+        if root_is_read_only(launch) {
+            let own = mount::copy_tree(place.as_fd(), Path::new(""), false).or_fail(&stage)?;
+            mount::attach(own, place).or_fail(&stage)?;
+        }
+    }
+    Ok(())
 }
 
 /// The pod's /dev/shm, which our copy of the holder's mounts still shows.

@@ -2,18 +2,17 @@
 
 use std::fs;
 
+use oci_spec::runtime::Process;
 use rustix::io::Errno;
 
-use super::launch::Launch;
 use crate::fault::{OrFail, Result};
 
 const PATH: &str = "/proc/self/oom_score_adj";
 
 /// Sets the spec's oom_score_adj, or the nearest that we may: lowering takes CAP_SYS_RESOURCE, which nested
 /// set-ups do not have. Returns what a log should say.
-pub fn adjust(launch: &Launch) -> Result<Vec<String>> {
-    let wanted = launch.spec.process().as_ref().and_then(|process| process.oom_score_adj());
-    let Some(wanted) = wanted else { return Ok(Vec::new()) };
+pub fn adjust(process: &Process) -> Result<Vec<String>> {
+    let Some(wanted) = process.oom_score_adj() else { return Ok(Vec::new()) };
     match fs::write(PATH, wanted.to_string()) {
         Ok(()) => Ok(Vec::new()),
         Err(e) if e.raw_os_error() == Some(Errno::ACCESS.raw_os_error()) => {

@@ -10,7 +10,7 @@ use holdfast_sys::path::{Root, of_descriptor};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
-use super::launch::{Launch, linux};
+use super::launch::{Launch, linux, root_is_read_only};
 use super::{Taken, builder, hide};
 use crate::fault::{OrFail, Result, invalid};
 
@@ -109,8 +109,7 @@ pub fn attach(taken: &Taken) -> Result<Root> {
 
 /// Makes the root ours; what lay around it goes.
 pub fn enter(launch: &Launch, root: Root) -> Result<()> {
-    let read_only = launch.spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
-    if read_only {
+    if root_is_read_only(launch) {
         let change = Change { set: RDONLY, ..Change::default() };
         mount::set_attributes(root.as_fd(), false, change).or_fail("make root read-only")?;
     }

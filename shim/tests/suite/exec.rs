@@ -39,6 +39,15 @@ fn output_and_exit_code_come_back() {
 }
 
 #[test]
+fn the_oom_score_is_the_containers_and_not_ours() {
+    let Some((scene, mut shim)) = sleeping() else { return };
+    let mut process = process(&["cat", "/proc/self/oom_score_adj"]);
+    process["oomScoreAdj"] = json!(700);
+    assert_eq!(shim.output(1, &process), ("700\n".into(), 0));
+    end(&scene, shim);
+}
+
+#[test]
 fn stdin_is_what_was_passed() {
     let Some((scene, mut shim)) = sleeping() else { return };
     let (input, mut writer) = std::io::pipe().unwrap();

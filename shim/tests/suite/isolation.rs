@@ -56,6 +56,18 @@ fn a_read_only_root_is_read_only_and_its_mounts_are_not() {
 }
 
 #[test]
+fn volumes_of_a_read_only_root_keep_the_images_content_and_are_writable() {
+    let script = "cat /work/kept; echo new > /work/made && cat /work/made; echo x > /made/deep/x && cat /made/deep/x; \
+                  touch /outside 2>/dev/null || echo refused";
+    let Some(mut scene) = Scene::sh(script) else { return };
+    scene.spec["root"] = json!({"path": "rootfs", "readonly": true});
+    fs::write(scene.path("lower/work/kept"), "of the image\n").unwrap();
+    scene.volumes = vec!["/made/deep".into(), "/work".into()];
+    let text = output(&scene);
+    assert_eq!(text.lines().collect::<Vec<_>>(), ["of the image", "new", "x", "refused"]);
+}
+
+#[test]
 fn only_three_descriptors_and_no_way_back() {
     let script =
         "ls /proc/self/fd | tr '\\n' ' '; ls -l /proc/1/cwd /proc/1/root; grep -c . /proc/self/mountinfo";

@@ -24,6 +24,7 @@ pub struct Scene {
     pub pod_shm: bool,
     pub map: Vec<IdMap>,
     pub layers: Vec<PathBuf>,
+    pub volumes: Vec<PathBuf>,
 }
 
 impl Scene {
@@ -50,6 +51,7 @@ impl Scene {
             pod_shm: true,
             map: Vec::new(),
             layers: vec![lower],
+            volumes: Vec::new(),
         })
     }
 
@@ -86,6 +88,7 @@ impl Scene {
                 upper: self.path("upper"),
                 work: self.path("work"),
             },
+            volumes: self.volumes.clone(),
             user: self.user.clone(),
             join: self.join,
             own: self.own,

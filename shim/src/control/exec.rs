@@ -42,6 +42,8 @@ pub struct Exec {
     helper: Option<Child>,
     /// The process itself, until it is reaped.
     process: Option<Child>,
+    /// Its number, from its birth on.
+    pid: Option<i32>,
     /// When it has to be over, or to have begun.
     pub deadline: Option<Instant>,
     limit_ms: u64,
@@ -49,6 +51,8 @@ pub struct Exec {
     timed_out: bool,
     /// How it ended.
     exit: Option<Exit>,
+    /// How the one that joined ended, if not as it should.
+    helper_exit: Option<Exit>,
     failure: Option<Failure>,
 }
 
@@ -114,11 +118,13 @@ impl Shim {
             link: Some(ours),
             helper: Some(helper),
             process: None,
+            pid: None,
             deadline: deadline(limit),
             limit_ms: request.timeout_ms,
             kill_on_disconnect: request.kill_on_disconnect,
             timed_out: false,
             exit: None,
+            helper_exit: None,
             failure: None,
         });
         Ok(())
@@ -136,6 +142,7 @@ impl Shim {
                         let pid = pidfd::pid_of(&pidfd).ok().flatten()?;
                         Some(Child { pid, pidfd })
                     });
+                    exec.pid = exec.process.as_ref().map(|process| process.pid);
                 }
                 Ok(Some((Report::Failed(failure), _))) => exec.failure = Some(failure),
                 Ok(Some((Report::Ready(_), _))) => {}
@@ -149,15 +156,12 @@ impl Shim {
         if let Some(link) = exec.link.take() {
             self.poll.remove(&link);
         }
-        match (&exec.process, &exec.failure) {
-            (None, None) => {
-                let text = "its stage ended without a word: was it killed, or short of memory?";
-                exec.failure = Some(internal(STAGE, text));
-            }
-            // A process that has failed is not told of before it is reaped: nothing is left of it then.
-            (_, Some(_)) => {}
-            (Some(process), None) => {
-                let (asked, pid) = (exec.asked, process.pid);
+        match (exec.pid, &exec.failure) {
+            // Told of when it is reaped: nothing is left of it then, and how its stages ended is known.
+            (None, None) | (_, Some(_)) => {}
+            // The one that joined holds the link as well, so a short command may be over and reaped by now.
+            (Some(pid), None) => {
+                let asked = exec.asked;
                 exec.answered = true;
                 if exec.limit_ms == 0 {
                     exec.deadline = None;
@@ -179,6 +183,7 @@ impl Shim {
             exec.exit = Some(exit);
         } else {
             exec.helper = None;
+            exec.helper_exit = Some(exit).filter(|exit| *exit != Exit::Code(0));
         }
         let serial = exec.serial;
         self.finish_exec(serial);
@@ -192,7 +197,14 @@ impl Shim {
         };
         let exec = self.execs.swap_remove(at);
         if !exec.answered {
-            let failure = exec.failure.unwrap_or_else(|| internal(STAGE, "it ended before it began"));
+            let failure = exec.failure.unwrap_or_else(|| {
+                let how =
+                    exec.helper_exit.or(exec.exit).map_or("by itself".to_owned(), |exit| exit.to_string());
+                internal(
+                    STAGE,
+                    format!("its stage ended without a word ({how}): was it killed, or short of memory?"),
+                )
+            });
             return self.answer(exec.asked, Answer::Failed(failure));
         }
         let exit_code = exec.exit.map_or(holdfast_pod::protocol::SHIM_DIED_EXIT_CODE, Exit::shell_code);

@@ -110,7 +110,9 @@ impl Scene {
 pub fn lines_of(path: &Path) -> Vec<String> {
     let text = fs::read(path).unwrap();
     let text = String::from_utf8_lossy(&text);
-    text.lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect()
+    // A record is seen half while it is being written: it counts from its end on.
+    let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    whole.map(|line| line.trim_end_matches(['\n', '\r']).split_once(' ').unwrap().1.to_owned()).collect()
 }
 
 fn fill(lower: &Path) {

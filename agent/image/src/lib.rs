@@ -1,68 +1,201 @@
 //! The image store: pull, unpack, import, list, remove.
-#![allow(
-    clippy::unused_async,
-    unused_variables,
-    missing_docs,
-    dead_code,
-    clippy::unused_self,
-    unused_crate_dependencies
-)]
+//!
+//! [`Store`] is all that others see. Below it, `registry` speaks the distribution protocol, `unpack` turns a blob into a
+//! directory, `pull` and `import` gather the layers of an image, and `store` knows what is on disk. The order of a pull is
+//! what makes it safe: everything is made in a private work directory, checked against both digests, synced, then given
+//! its name and its record in one step. Whatever ends before that step leaves nothing behind.
 
+mod blocking;
 mod config;
 mod digest;
 mod error;
+mod import;
+mod manifest;
+mod pull;
+mod reference;
+mod registry;
+mod store;
+mod task;
 mod unpack;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-pub use config::{ImportSource, Progress, StoreConfig, Usage};
-pub use error::{Error, ErrorKind};
 use holdfast_model::{Credentials, Image};
 
-/// Called with the state of a pull.
+pub use config::{ImportSource, Progress, StoreConfig, Usage};
+pub use error::{Error, ErrorKind};
+
+use crate::blocking::blocking;
+use crate::digest::Digest;
+use crate::pull::Puller;
+use crate::reference::{Reference, Target};
+use crate::registry::Registries;
+use crate::store::Catalog;
+
+/// Called with the state of a pull; must not block.
 pub type ProgressFn = Arc<dyn Fn(Progress) + Send + Sync>;
 
-#[derive(Clone)]
-pub struct Store;
+/// The images of a node. Clones are the same store; its files are let go with the last of them.
+#[derive(Debug, Clone)]
+pub struct Store {
+    catalog: Arc<Catalog>,
+    puller: Arc<Puller>,
+}
 
 impl Store {
-    pub async fn open(config: StoreConfig) -> Result<Store, Error> {
-        unimplemented!()
+    /// Opens the store, or makes it. What an interrupted pull has left is removed; an image of which something is missing
+    /// is dropped with a warning, and its next pull fetches just that. Records that cannot be read are set aside.
+    pub async fn open(config: StoreConfig) -> Result<Self, Error> {
+        let object = format!("image store {}", config.root.display());
+        let root = config.root;
+        let catalog = blocking(&object, "its records", move || store::open(&root)).await?;
+        let registries = Registries::new(config.registry_config_dir, config.progress_timeout);
+        let puller = Puller::new(Arc::clone(&catalog), registries, config.max_parallel_downloads);
+        Ok(Self { catalog, puller: Arc::new(puller) })
     }
+
+    /// Pulls an image by tag or digest. Layers that are here are not downloaded again, and pulls that want the same layer
+    /// at the same time share one download. Dropping the future stops the pull and leaves nothing of it.
     pub async fn pull(
         &self,
         reference: &str,
         credentials: Option<Credentials>,
         progress: Option<ProgressFn>,
     ) -> Result<Arc<Image>, Error> {
-        unimplemented!()
+        let parsed = Reference::parse(reference)?;
+        let object = parsed.to_string();
+        let pulled = task::run(&object, Arc::clone(&self.puller).pull(parsed, credentials, progress)).await;
+        if pulled.is_err() {
+            self.catalog.home.settle().await;
+        }
+        pulled
     }
+
+    /// All images, sorted by id. No I/O.
     pub fn list(&self) -> Vec<Arc<Image>> {
-        unimplemented!()
+        self.catalog.snapshot().images.clone()
     }
+
+    /// An image by tag, digest, id (with or without `sha256:`) or a beginning of the id that no other image has; a name
+    /// goes before a short id. An error only if `name` can be none of these. No I/O.
     pub fn get(&self, name: &str) -> Result<Option<Arc<Image>>, Error> {
-        unimplemented!()
+        self.catalog.snapshot().find(name)
     }
+
+    /// Removes an image with all its names; success if there is none. If it is leased it disappears from the list, and its
+    /// layers go with the last lease. Layers of other images stay.
     pub async fn remove(&self, name: &str) -> Result<(), Error> {
-        unimplemented!()
+        self.get(name)?;
+        let name = name.to_owned();
+        self.edit(&format!("image {name}"), move |catalog| {
+            // Looked up again where no other change can come between.
+            catalog.edit_known(|model, snapshot| {
+                if let Some(image) = snapshot.find(&name)? {
+                    model.remove(&id_of(&image)?);
+                }
+                Ok(())
+            })
+        })
+        .await
     }
+
+    /// Imports the images of an OCI layout or of an archive, all or none. `name` is given to the image instead of its own
+    /// names; an archive of several images cannot have one. Dropping the future stops the import.
     pub async fn import(&self, source: ImportSource, name: Option<String>) -> Result<Vec<Arc<Image>>, Error> {
-        unimplemented!()
+        let name = name.map(|name| self::tag(&name)).transpose()?;
+        let catalog = Arc::clone(&self.catalog);
+        let imported = task::run_blocking("image archive", move |stop| {
+            import::import(&catalog, source, name.as_ref(), stop)
+        })
+        .await;
+        if imported.is_err() {
+            self.catalog.home.settle().await;
+        }
+        imported
     }
+
+    /// Gives an image a further tag, which another one may lose by that.
     pub async fn tag(&self, image_id: &str, reference: &str) -> Result<Arc<Image>, Error> {
-        unimplemented!()
+        let reference = self::tag(reference)?.to_string();
+        let name = image_id.to_owned();
+        self.edit(&format!("image {name}"), move |catalog| {
+            let id = catalog.edit_known(|model, snapshot| {
+                let image = snapshot.find(&name)?.ok_or(Error::NoSuchImage { name: name.clone() })?;
+                let id = id_of(&image)?;
+                model.references.insert(reference, id.clone());
+                Ok(id)
+            })?;
+            catalog.snapshot().by_id(&id).ok_or(Error::NoSuchImage { name })
+        })
+        .await
     }
+
+    /// Keeps the layers of an image until `owner` releases them; durable. An owner may hold several images.
     pub async fn lease(&self, image_id: &str, owner: &str) -> Result<Arc<Image>, Error> {
-        unimplemented!()
+        let (name, owner) = (image_id.to_owned(), owner.to_owned());
+        self.edit(&format!("image {name}"), move |catalog| {
+            catalog.edit_known(|model, snapshot| {
+                let image = snapshot.find(&name)?.ok_or(Error::NoSuchImage { name })?;
+                model.leases.insert((owner, id_of(&image)?));
+                Ok(image)
+            })
+        })
+        .await
     }
+
+    /// Ends all leases of an owner; success if it has none.
     pub async fn release(&self, owner: &str) -> Result<(), Error> {
-        unimplemented!()
+        let owner = owner.to_owned();
+        self.edit(&format!("leases of {owner}"), move |catalog| {
+            catalog.edit(|model| {
+                model.leases.retain(|(known, _)| *known != owner);
+                Ok(())
+            })
+        })
+        .await
     }
+
+    /// Ends the leases of all owners but these.
     pub async fn retain_leases(&self, owners: &HashSet<String>) -> Result<(), Error> {
-        unimplemented!()
+        let owners = owners.clone();
+        self.edit("leases", move |catalog| {
+            catalog.edit(|model| {
+                model.leases.retain(|(owner, _)| owners.contains(owner));
+                Ok(())
+            })
+        })
+        .await
     }
+
+    /// What all layers and blobs take, by their records.
+    #[expect(clippy::unused_async, reason = "the interface leaves room for a store that has to look")]
     pub async fn usage(&self) -> Result<Usage, Error> {
-        unimplemented!()
+        Ok(self.catalog.snapshot().usage)
+    }
+
+    async fn edit<T: Send + 'static>(
+        &self,
+        object: &str,
+        work: impl FnOnce(&Catalog) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let catalog = Arc::clone(&self.catalog);
+        blocking(object, "the disk, which takes the records", move || work(&catalog)).await
+    }
+}
+
+fn id_of(image: &Image) -> Result<Digest, Error> {
+    image.id.parse().map_err(|reason: String| Error::corrupt(format!("image id {:?}", image.id), reason))
+}
+
+/// A reference that is not by digest: the digest of an image is not the user's to choose.
+fn tag(text: &str) -> Result<Reference, Error> {
+    let reference = Reference::parse(text)?;
+    match reference.target {
+        Target::Tag(_) => Ok(reference),
+        Target::Digest(_) => {
+            let reason = "a name with a tag is needed, not one with a digest".into();
+            Err(Error::InvalidReference { reference: text.to_owned(), reason })
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! Credentials: for which host they are, and the token they buy (distribution spec, token authentication).
 
 use base64::Engine as _;
-use http_auth::ChallengeRef;
 use holdfast_model::Credentials;
+use http_auth::ChallengeRef;
 use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use serde::Deserialize;
@@ -33,9 +33,12 @@ impl Secret {
         if !credentials.username.is_empty() || !credentials.password.is_empty() {
             return Self::Basic(credentials.username.clone(), credentials.password.clone());
         }
-        let decoded = base64::engine::general_purpose::STANDARD.decode(credentials.auth.trim()).unwrap_or_default();
+        let decoded =
+            base64::engine::general_purpose::STANDARD.decode(credentials.auth.trim()).unwrap_or_default();
         match String::from_utf8(decoded).ok().as_deref().and_then(|pair| pair.split_once(':')) {
-            Some((user, password)) => Self::Basic(user.to_owned(), password.trim_end_matches('\0').to_owned()),
+            Some((user, password)) => {
+                Self::Basic(user.to_owned(), password.trim_end_matches('\0').to_owned())
+            }
             None => Self::None,
         }
     }
@@ -102,8 +105,12 @@ pub(super) enum Challenge {
 impl Challenge {
     /// The challenge of a 401 that we can answer; a token is preferred.
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
-        let values: Vec<&str> =
-            headers.get_all(WWW_AUTHENTICATE).iter().take(8).filter_map(|value| value.to_str().ok()).collect();
+        let values: Vec<&str> = headers
+            .get_all(WWW_AUTHENTICATE)
+            .iter()
+            .take(8)
+            .filter_map(|value| value.to_str().ok())
+            .collect();
         let challenges: Vec<ChallengeRef<'_>> =
             values.iter().filter_map(|value| http_auth::parse_challenges(value).ok()).flatten().collect();
         let bearer = challenges.iter().find_map(|challenge| {
@@ -159,7 +166,11 @@ mod tests {
             ("127.0.0.1:5000", "127.0.0.1:5000", "http://127.0.0.1:5000/v2", true, true),
         ];
         for (address, registry, url, server, want) in cases {
-            assert_eq!(are_for(address, registry, &url.parse().unwrap(), server), want, "{address} {registry} {url}");
+            assert_eq!(
+                are_for(address, registry, &url.parse().unwrap(), server),
+                want,
+                "{address} {registry} {url}"
+            );
         }
     }
 

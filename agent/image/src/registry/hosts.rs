@@ -154,10 +154,14 @@ fn parse(text: &str, directory: &Path, registry: &str) -> Result<Vec<Host>, Stri
     let mut hosts = Vec::new();
     for (name, value) in file.host.unwrap_or_default() {
         let section: Section = value.try_into().map_err(|error| format!("[host.{name:?}]: {error}"))?;
-        hosts.push(host(&name, section, directory, false).map_err(|reason| format!("[host.{name:?}]: {reason}"))?);
+        hosts.push(
+            host(&name, section, directory, false).map_err(|reason| format!("[host.{name:?}]: {reason}"))?,
+        );
     }
     let server = file.server.filter(|server| !server.is_empty()).unwrap_or_else(|| default_server(registry));
-    hosts.push(host(&server, file.own, directory, true).map_err(|reason| format!("server {server:?}: {reason}"))?);
+    hosts.push(
+        host(&server, file.own, directory, true).map_err(|reason| format!("server {server:?}: {reason}"))?,
+    );
     Ok(hosts)
 }
 
@@ -172,7 +176,11 @@ fn host(name: &str, section: Section, directory: &Path, server: bool) -> Result<
                     "resolve" => resolve = true,
                     "pull" => pull = true,
                     "push" | "referrers" => {}
-                    other => return Err(format!("capability {other:?}: pull, resolve, push and referrers are known")),
+                    other => {
+                        return Err(format!(
+                            "capability {other:?}: pull, resolve, push and referrers are known"
+                        ));
+                    }
                 }
             }
         }
@@ -181,7 +189,8 @@ fn host(name: &str, section: Section, directory: &Path, server: bool) -> Result<
     for (name, values) in section.header.unwrap_or_default() {
         let key = HeaderName::try_from(&name).map_err(|_| format!("header {name:?}: not a header name"))?;
         for value in values.into_vec() {
-            let mut value = HeaderValue::try_from(value).map_err(|_| format!("header {name:?}: not a header value"))?;
+            let mut value =
+                HeaderValue::try_from(value).map_err(|_| format!("header {name:?}: not a header value"))?;
             value.set_sensitive(true);
             headers.append(&key, value);
         }
@@ -303,11 +312,13 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let write = |name: &str, server: &str| {
             std::fs::create_dir_all(base.path().join(name)).unwrap();
-            std::fs::write(base.path().join(name).join("hosts.toml"), format!("server = {server:?}")).unwrap();
+            std::fs::write(base.path().join(name).join("hosts.toml"), format!("server = {server:?}"))
+                .unwrap();
         };
         write("_default", "https://default.example");
         write("r.example:5000", "https://colon.example");
-        let load = |registry: &str| load(base.path(), registry).unwrap()[0].base.host_str().unwrap().to_owned();
+        let load =
+            |registry: &str| load(base.path(), registry).unwrap()[0].base.host_str().unwrap().to_owned();
         assert_eq!(load("r.example:5000"), "colon.example");
         assert_eq!(load("other.example"), "default.example");
         write("r.example_5000_", "https://under.example");

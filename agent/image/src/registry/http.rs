@@ -4,63 +4,16 @@ use std::time::Duration;
 
 use oci_client::errors::OciEnvelope;
 use reqwest::header::{AUTHORIZATION, HeaderMap, LOCATION};
-use reqwest::{Certificate, Client, Identity, Response, StatusCode, Url};
+use reqwest::{Response, StatusCode, Url};
 use tokio::time::Instant;
 
-use super::hosts::{Tls, is_loopback};
+use super::clients::Clients;
 use crate::Error;
 
 const MOST_REDIRECTS: usize = 5;
 const LARGEST_ERROR: u64 = 16 << 10;
 /// A body that brings fewer bytes than this within the time-out makes no progress.
 const LEAST_PROGRESS: u64 = 1024;
-
-/// HTTP clients of the store: one for the world, one for loopback that knows no proxy.
-#[derive(Debug, Clone)]
-pub(super) struct Clients {
-    world: Client,
-    loopback: Client,
-}
-
-impl Clients {
-    /// Blocking: reads the system's certificates.
-    pub(super) fn new(tls: &Tls, timeout: Duration) -> Result<Self, Error> {
-        let build = |proxy: bool| -> Result<Client, String> {
-            let mut builder = Client::builder()
-                .user_agent(concat!("holdfast/", env!("CARGO_PKG_VERSION")))
-                .redirect(reqwest::redirect::Policy::none())
-                .connect_timeout(timeout.min(Duration::from_secs(30)))
-                .tls_danger_accept_invalid_certs(tls.skip_verify);
-            if !proxy {
-                builder = builder.no_proxy();
-            }
-            let mut authorities = Vec::new();
-            for path in &tls.ca {
-                let pem = std::fs::read(path).map_err(|error| format!("ca {}: {error}", path.display()))?;
-                let found = Certificate::from_pem_bundle(&pem).map_err(|error| format!("ca {}: {error}", path.display()))?;
-                authorities.extend(found);
-            }
-            if !authorities.is_empty() {
-                builder = builder.tls_certs_merge(authorities);
-            }
-            for (certificate, key) in &tls.client {
-                let mut pem = Vec::new();
-                for path in [Some(certificate), key.as_ref()].into_iter().flatten() {
-                    pem.extend(std::fs::read(path).map_err(|error| format!("client {}: {error}", path.display()))?);
-                }
-                let identity = Identity::from_pem(&pem).map_err(|error| format!("client {}: {error}", certificate.display()))?;
-                builder = builder.identity(identity);
-            }
-            builder.build().map_err(|error| cause(&error))
-        };
-        let fault = |reason| Error::Config { path: "TLS set-up".into(), reason };
-        Ok(Self { world: build(true).map_err(fault)?, loopback: build(false).map_err(fault)? })
-    }
-
-    pub(super) fn to(&self, url: &Url) -> &Client {
-        if url.host_str().is_some_and(is_loopback) { &self.loopback } else { &self.world }
-    }
-}
 
 /// Who is asked for what, for messages.
 #[derive(Debug, Clone)]
@@ -155,10 +108,15 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// Begins a new window, after a pause that was ours.
-    pub(super) fn resume(&mut self) {
+    /// Begins a new window: there was progress.
+    fn resume(&mut self) {
         self.since = 0;
         self.deadline = Instant::now() + self.subject.timeout;
+    }
+
+    /// Time that we were busy ourselves is not held against the registry.
+    pub(super) fn excuse(&mut self, pause: Duration) {
+        self.deadline += pause;
     }
 
     /// All of it, if it is not more than `limit` bytes; `None` if it is.
@@ -196,7 +154,11 @@ pub(super) async fn refused(response: Response, subject: &Subject, secret_sent: 
             Error::Unauthenticated { object, registry, reason: with(hint) }
         }
         StatusCode::FORBIDDEN => {
-            let hint = if secret_sent { "the credentials lack the right to pull" } else { "credentials are missing" };
+            let hint = if secret_sent {
+                "the credentials lack the right to pull"
+            } else {
+                "credentials are missing"
+            };
             Error::Denied { object, registry, reason: with(hint) }
         }
         StatusCode::NOT_FOUND => Error::NotFound { object, registry, reason: with("status 404") },
@@ -224,7 +186,10 @@ pub(super) fn cause(error: &reqwest::Error) -> String {
 }
 
 /// `Authorization` in a map of its own.
-pub(super) fn with_authorization(headers: &HeaderMap, value: Option<&reqwest::header::HeaderValue>) -> HeaderMap {
+pub(super) fn with_authorization(
+    headers: &HeaderMap,
+    value: Option<&reqwest::header::HeaderValue>,
+) -> HeaderMap {
     let mut headers = headers.clone();
     if let Some(value) = value {
         headers.insert(AUTHORIZATION, value.clone());

@@ -1,22 +1,21 @@
 //! One blob, streamed; broken connections are resumed where they broke.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use reqwest::StatusCode;
 use reqwest::header::CONTENT_RANGE;
-use tokio::sync::{Semaphore, mpsc};
+use reqwest::{Response, StatusCode};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 
+use super::endpoint::{Endpoint, backoff};
 use super::http::{Body, Subject};
-use super::{Endpoint, backoff};
+use crate::blocking::DISK_LIMIT;
 use crate::manifest::Descriptor;
 use crate::{Error, ErrorKind};
 
 const ATTEMPTS: u32 = 5;
 /// So much progress forgives earlier failures.
 const FORGIVING: u64 = 1 << 20;
-/// An unpacker that takes nothing for so long is stuck (a disk that hangs).
-const UNPACK_LIMIT: Duration = Duration::from_secs(600);
 
 /// What the receiver of a blob gets; a channel that ends without `End` was cut.
 pub(crate) enum Piece {
@@ -24,26 +23,33 @@ pub(crate) enum Piece {
     End,
 }
 
-/// Where a download puts its bytes and reports them.
+/// Where a download puts its bytes, and counts them.
 pub(crate) struct Sink<'a> {
     pub pieces: mpsc::Sender<Piece>,
-    pub progress: &'a (dyn Fn(u64) + Send + Sync),
-    /// Downloads at once, over all pulls.
-    pub slots: Arc<Semaphore>,
+    pub received: &'a AtomicU64,
 }
 
 impl Endpoint {
     /// Downloads the blob into the sink. More or fewer bytes than the descriptor says are an error; the digest is the
     /// receiver's to check.
-    pub(crate) async fn download(&self, blob: &Descriptor, object: &str, sink: &Sink<'_>) -> Result<(), Error> {
+    pub(crate) async fn download(
+        &self,
+        blob: &Descriptor,
+        object: &str,
+        sink: &Sink<'_>,
+    ) -> Result<(), Error> {
         let subject = self.subject(object);
-        let slot = Arc::clone(&sink.slots).acquire_owned().await;
-        let _slot = slot.map_err(|_| Error::Cancelled { object: object.to_owned() })?;
         let mut received = 0;
         let (mut failures, mut last_failure) = (0, 0);
         loop {
             match self.download_from(blob, &subject, &mut received, sink).await {
                 Ok(()) => break,
+                // The connection broke behind the last byte; there is no range to ask for.
+                Err(error)
+                    if error.kind() == ErrorKind::Unavailable && received == blob.size && blob.size > 0 =>
+                {
+                    break;
+                }
                 Err(error) if error.kind() == ErrorKind::Unavailable => {
                     if received >= last_failure + FORGIVING {
                         failures = 0;
@@ -75,21 +81,11 @@ impl Endpoint {
             actual,
         };
         let response = self.blob(&blob.digest, *received, subject).await?;
-        // A server without ranges begins again; what we have is passed over.
-        let mut position = if response.status() == StatusCode::PARTIAL_CONTENT {
-            let range = response.headers().get(CONTENT_RANGE).and_then(|range| range.to_str().ok());
-            let start = range.and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.trim().parse::<u64>().ok());
-            if start.is_some_and(|start| start != *received) {
-                return Err(wrong_size(start.unwrap_or_default()));
-            }
-            *received
-        } else {
-            0
-        };
+        let mut position = begins_at(&response, *received).map_err(wrong_size)?;
         if let Some(length) = response.content_length()
-            && position + length != blob.size
+            && position.saturating_add(length) != blob.size
         {
-            return Err(wrong_size(position + length));
+            return Err(wrong_size(position.saturating_add(length)));
         }
         let mut body = Body::new(response, subject);
         while let Some(chunk) = body.chunk().await? {
@@ -98,13 +94,15 @@ impl Endpoint {
             if end > blob.size {
                 return Err(wrong_size(end));
             }
-            let known = usize::try_from(received.saturating_sub(position)).unwrap_or(usize::MAX).min(chunk.len());
+            let known =
+                usize::try_from(received.saturating_sub(position)).unwrap_or(usize::MAX).min(chunk.len());
             position = end;
             if known < chunk.len() {
+                let pause = Instant::now();
                 send(sink, Piece::Data(chunk[known..].to_vec()), subject).await?;
+                body.excuse(pause.elapsed());
                 *received = end;
-                (sink.progress)((chunk.len() - known) as u64);
-                body.resume_after_send();
+                sink.received.store(end, Ordering::Relaxed);
             }
         }
         if *received < blob.size {
@@ -114,14 +112,29 @@ impl Endpoint {
     }
 }
 
+/// Where the body stands in the blob. A server without ranges begins again; what we have is then passed over.
+fn begins_at(response: &Response, asked: u64) -> Result<u64, u64> {
+    if response.status() != StatusCode::PARTIAL_CONTENT {
+        return Ok(0);
+    }
+    let range = response.headers().get(CONTENT_RANGE).and_then(|range| range.to_str().ok());
+    let start =
+        range.and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.trim().parse::<u64>().ok());
+    match start {
+        Some(start) if start != asked => Err(start),
+        _ => Ok(asked),
+    }
+}
+
+/// The wait is for our own disk, so it has a limit of its own.
 async fn send(sink: &Sink<'_>, piece: Piece, subject: &Subject) -> Result<(), Error> {
-    match tokio::time::timeout(UNPACK_LIMIT, sink.pieces.send(piece)).await {
+    match tokio::time::timeout(DISK_LIMIT, sink.pieces.send(piece)).await {
         Ok(Ok(())) => Ok(()),
         // The unpacker is gone: it has the reason.
         Ok(Err(_)) => Err(Error::Cancelled { object: subject.object.clone() }),
         Err(_) => {
             let stage = "the disk of the image store".to_owned();
-            Err(Error::Stalled { object: subject.object.clone(), stage, timeout: UNPACK_LIMIT })
+            Err(Error::Stalled { object: subject.object.clone(), stage, timeout: DISK_LIMIT })
         }
     }
 }

@@ -8,9 +8,10 @@ use std::io::{self, Read};
 use tar::Header;
 
 use super::fault::{Fault, show};
-use super::pax::{Extended, decimal};
+use super::number::{checksums, cut_at_nul, number};
+use super::pax::Extended;
 
-const BLOCK: usize = 512;
+pub(super) const BLOCK: usize = 512;
 
 /// What the store takes from one archive.
 #[derive(Debug, Clone)]
@@ -23,13 +24,22 @@ pub(crate) struct Limits {
     pub extended: u64,
     /// Pieces of one sparse file.
     pub pieces: usize,
+    /// Bytes of directory names kept in memory while an archive is unpacked.
+    pub remembered: u64,
     /// Bytes that have to stay free on the disk.
     pub reserve: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { entries: 4_000_000, bytes: 256 << 30, extended: 1 << 20, pieces: 65_536, reserve: 64 << 20 }
+        Self {
+            entries: 4_000_000,
+            bytes: 256 << 30,
+            extended: 1 << 20,
+            pieces: 65_536,
+            remembered: 64 << 20,
+            reserve: 64 << 20,
+        }
     }
 }
 
@@ -68,10 +78,10 @@ pub(crate) struct Entry {
 
 /// The archive.
 pub(crate) struct Archive<'a, R> {
-    reader: R,
-    limits: &'a Limits,
+    pub(super) reader: R,
+    pub(super) limits: &'a Limits,
     /// Data of the current entry that nobody has read yet, and the padding behind it.
-    remaining: u64,
+    pub(super) remaining: u64,
     padding: u64,
     entries: u64,
 }
@@ -129,7 +139,7 @@ impl<'a, R: Read> Archive<'a, R> {
         Ok(got)
     }
 
-    fn read_exact_data(&mut self, buffer: &mut [u8]) -> Result<(), Fault> {
+    pub(super) fn read_exact_data(&mut self, buffer: &mut [u8]) -> Result<(), Fault> {
         let mut done = 0;
         while done < buffer.len() {
             match self.read_data(&mut buffer[done..])? {
@@ -190,7 +200,7 @@ impl<'a, R: Read> Archive<'a, R> {
         Ok(data)
     }
 
-    fn begin_data(&mut self, size: u64) {
+    pub(super) fn begin_data(&mut self, size: u64) {
         self.remaining = size;
         self.padding = (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64;
     }
@@ -275,130 +285,6 @@ impl<'a, R: Read> Archive<'a, R> {
             pieces,
         })
     }
-
-    /// Size of the file and where its data goes.
-    fn pieces(
-        &mut self,
-        header: &Header,
-        flag: u8,
-        size: u64,
-        extended: &Extended,
-    ) -> Result<(u64, Vec<(u64, u64)>), Fault> {
-        if flag == b'S' {
-            let real = header.as_gnu().and_then(|gnu| number(&gnu.realsize));
-            let real = real.ok_or_else(|| bad(header, "a sparse file without its size"))?;
-            // The map's continuation blocks stand between header and data and are not part of the size.
-            let map = self.gnu_map(header)?;
-            self.begin_data(size);
-            return Ok((real, self.checked(map, size, real)?));
-        }
-        if extended.sparse_zero && extended.sparse_map.is_none() {
-            return Err(Fault::Unsupported("sparse files of PAX format 0.0 are not supported".into()));
-        }
-        if let Some(map) = &extended.sparse_map {
-            let numbers: Option<Vec<u64>> = map.split(|byte| *byte == b',').map(decimal).collect();
-            let numbers = numbers.filter(|numbers| numbers.len() % 2 == 0);
-            let numbers = numbers.ok_or_else(|| Fault::Corrupt("malformed GNU.sparse.map".into()))?;
-            let real = extended
-                .sparse_size
-                .ok_or_else(|| Fault::Corrupt("a sparse file without its size".into()))?;
-            return Ok((real, self.checked(pairs(&numbers), size, real)?));
-        }
-        match extended.sparse_major {
-            None => Ok((size, vec![(0, size)])),
-            Some(1) => {
-                let real = extended
-                    .sparse_size
-                    .ok_or_else(|| Fault::Corrupt("a sparse file without its size".into()))?;
-                let map = self.inline_map()?;
-                let data = self.remaining;
-                Ok((real, self.checked(map, data, real)?))
-            }
-            Some(_) => Err(Fault::Unsupported("this format of sparse files is not supported".into())),
-        }
-    }
-
-    /// Old GNU format: four pieces in the header, then blocks of 21.
-    fn gnu_map(&mut self, header: &Header) -> Result<Vec<(u64, u64)>, Fault> {
-        let malformed = || Fault::Corrupt("malformed sparse map".into());
-        let gnu = header.as_gnu().ok_or_else(malformed)?;
-        let mut map = Vec::new();
-        let mut take = |offset: &[u8], length: &[u8]| {
-            if offset[0] == 0 && length[0] == 0 {
-                return Ok(());
-            }
-            map.push((number(offset).ok_or_else(malformed)?, number(length).ok_or_else(malformed)?));
-            Ok(())
-        };
-        for piece in &gnu.sparse {
-            take(&piece.offset, &piece.numbytes)?;
-        }
-        let mut more = gnu.isextended[0] != 0;
-        let mut blocks = 0;
-        while more {
-            blocks += 1;
-            if blocks * 21 > self.limits.pieces {
-                return Err(too_large("sparse map", self.limits.pieces as u64, "pieces"));
-            }
-            let mut block = [0_u8; BLOCK];
-            self.reader.read_exact(&mut block).map_err(Fault::read)?;
-            for piece in block[..504].chunks_exact(24) {
-                take(&piece[..12], &piece[12..])?;
-            }
-            more = block[504] != 0;
-        }
-        Ok(map)
-    }
-
-    /// PAX format 1.0: decimal lines at the head of the data, padded to a block.
-    fn inline_map(&mut self) -> Result<Vec<(u64, u64)>, Fault> {
-        let mut block = [0_u8; BLOCK];
-        let mut at = BLOCK;
-        let mut line = || -> Result<u64, Fault> {
-            let mut value = Vec::new();
-            loop {
-                if at == BLOCK {
-                    self.read_exact_data(&mut block)?;
-                    at = 0;
-                }
-                let byte = block[at];
-                at += 1;
-                if byte == b'\n' {
-                    return decimal(&value).ok_or_else(|| Fault::Corrupt("malformed sparse map".into()));
-                }
-                value.push(byte);
-                if value.len() > 20 {
-                    return Err(Fault::Corrupt("malformed sparse map".into()));
-                }
-            }
-        };
-        let count = line()?;
-        if count > 65_536 {
-            return Err(too_large("sparse map", 65_536, "pieces"));
-        }
-        (0..count).map(|_| Ok((line()?, line()?))).collect()
-    }
-
-    /// Pieces in order, without overlap, inside the file, with exactly the data that is there.
-    fn checked(&self, map: Vec<(u64, u64)>, data: u64, real: u64) -> Result<Vec<(u64, u64)>, Fault> {
-        if map.len() > self.limits.pieces {
-            return Err(too_large("sparse map", self.limits.pieces as u64, "pieces"));
-        }
-        let (mut end, mut sum) = (0_u64, 0_u64);
-        for (offset, length) in &map {
-            let next = offset.checked_add(*length).filter(|next| *offset >= end && *next <= real);
-            end = next.ok_or_else(|| Fault::Corrupt("a sparse map leaves its file".into()))?;
-            sum += length;
-        }
-        if sum != data {
-            return Err(Fault::Corrupt("a sparse map and its data differ in size".into()));
-        }
-        Ok(map)
-    }
-}
-
-fn pairs(numbers: &[u64]) -> Vec<(u64, u64)> {
-    numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect()
 }
 
 fn device(header: &Header) -> Option<(u32, u32)> {
@@ -410,50 +296,10 @@ fn device(header: &Header) -> Option<(u32, u32)> {
     Some((u32::try_from(number(major)?).ok()?, u32::try_from(number(minor)?).ok()?))
 }
 
-/// An octal or base-256 number; an empty field is 0, as in Go's archive/tar.
-fn number(field: &[u8]) -> Option<u64> {
-    if field[0] & 0x80 != 0 {
-        let (head, tail) = field.split_at(field.len() - 8.min(field.len()));
-        // Negative numbers and those over 64 bit are none that we have a use for.
-        let first_is_plain = match head.split_first() {
-            Some((first, rest)) => *first == 0x80 && rest.iter().all(|byte| *byte == 0),
-            None => true,
-        };
-        if !first_is_plain {
-            return None;
-        }
-        let mut value = tail.iter().fold(0_u64, |value, byte| (value << 8) | u64::from(*byte));
-        if head.is_empty() {
-            value &= !(1 << (field.len() * 8 - 1));
-        }
-        return Some(value);
-    }
-    let digits: &[u8] = field.split(|byte| *byte == 0).next().unwrap_or_default().trim_ascii();
-    if digits.is_empty() {
-        return Some(0);
-    }
-    u64::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()
-}
-
-/// The sum over the header with its own field as spaces, over unsigned and (old writers) signed bytes.
-fn checksums(block: &[u8; BLOCK]) -> (u64, i64) {
-    let mut sums = (0_u64, 0_i64);
-    for (at, byte) in block.iter().enumerate() {
-        let byte = if (148..156).contains(&at) { b' ' } else { *byte };
-        sums.0 += u64::from(byte);
-        sums.1 += i64::from(byte.cast_signed());
-    }
-    sums
-}
-
-fn cut_at_nul(data: &[u8]) -> Vec<u8> {
-    data.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
-}
-
-fn bad(header: &Header, reason: &str) -> Fault {
+pub(super) fn bad(header: &Header, reason: &str) -> Fault {
     Fault::Corrupt(format!("{}: {reason}", show(&header.path_bytes())))
 }
 
-fn too_large(what: &str, limit: u64, unit: &'static str) -> Fault {
+pub(super) fn too_large(what: &str, limit: u64, unit: &'static str) -> Fault {
     Fault::TooLarge { what: what.to_owned(), limit, unit }
 }

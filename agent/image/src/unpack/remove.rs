@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{self, AtFlags, Dir, RenameFlags};
 use rustix::io::Errno;
 
-use super::tree::open_directory;
+use super::walk::open_directory;
 
 static COUNTER: AtomicU64 = AtomicU64::new(0);
 

@@ -1,41 +1,65 @@
 //! From the bytes of a blob to the bytes of a tar archive, with both digests.
 
 use std::io::{self, BufRead, BufReader, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sha2::{Digest as _, Sha256};
 
 use super::fault::{Fault, TooMuch};
 use crate::digest::Digest;
 
-/// Hashes and counts what passes.
-pub(crate) struct Hashing<R> {
+/// Counts what passes.
+pub(crate) struct Bounded<'a, R> {
     inner: R,
-    hasher: Sha256,
     count: u64,
     limit: u64,
+    stop: &'a AtomicBool,
 }
 
-impl<R: Read> Hashing<R> {
-    /// More bytes than `limit` are an error that holds [`TooMuch`].
-    pub(crate) fn new(inner: R, limit: u64) -> Self {
-        Self { inner, hasher: Sha256::new(), count: 0, limit }
+impl<'a, R: Read> Bounded<'a, R> {
+    /// More bytes than `limit` are an error that holds [`TooMuch`]; so is `stop`, once it is set.
+    pub(crate) fn new(inner: R, limit: u64, stop: &'a AtomicBool) -> Self {
+        Self { inner, count: 0, limit, stop }
+    }
+}
+
+impl<R: Read> Read for Bounded<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "nobody waits for it any more"));
+        }
+        let got = self.inner.read(buffer)?;
+        self.count += got as u64;
+        if self.count > self.limit {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, TooMuch(self.limit)));
+        }
+        Ok(got)
+    }
+}
+
+/// Hashes and counts what passes.
+pub(crate) struct Hashing<'a, R> {
+    inner: Bounded<'a, R>,
+    hasher: Sha256,
+}
+
+impl<'a, R: Read> Hashing<'a, R> {
+    /// With the limits of [`Bounded`].
+    pub(crate) fn new(inner: R, limit: u64, stop: &'a AtomicBool) -> Self {
+        Self { inner: Bounded::new(inner, limit, stop), hasher: Sha256::new() }
     }
 
     /// Reads what is left, then digest and size of all.
     pub(crate) fn finish(mut self) -> io::Result<(Digest, u64)> {
         io::copy(&mut self, &mut io::sink())?;
-        Ok((Digest::from_hash(self.hasher.finalize().into()), self.count))
+        Ok((Digest::from_hash(self.hasher.finalize().into()), self.inner.count))
     }
 }
 
-impl<R: Read> Read for Hashing<R> {
+impl<R: Read> Read for Hashing<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let got = self.inner.read(buffer)?;
         self.hasher.update(&buffer[..got]);
-        self.count += got as u64;
-        if self.count > self.limit {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, TooMuch(self.limit)));
-        }
         Ok(got)
     }
 }

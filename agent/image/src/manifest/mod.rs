@@ -1,20 +1,29 @@
 //! Manifests, indexes and configurations: what of them is believed, and what is refused.
 //!
-//! The shapes come from oci-client and oci-spec; what they leave open (both `layers` and `manifests`, foreign media
+//! The media types are oci-client's; what its types leave open (both `layers` and `manifests`, foreign media
 //! types, negative sizes) is decided here, before anything is downloaded.
 
+mod config;
+mod platform;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use oci_client::manifest as media;
 use serde::Deserialize;
 
+pub(crate) use self::config::Config;
+use self::platform::{Platform, architecture};
 use crate::Error;
 use crate::digest::Digest;
-use holdfast_model::ImageConfig;
-use oci_client::manifest as media;
 
 /// Largest manifest or index, in bytes.
 pub(crate) const LARGEST_MANIFEST: u64 = 4 << 20;
 /// Largest configuration, in bytes.
 pub(crate) const LARGEST_CONFIG: u64 = 8 << 20;
-const MOST_LAYERS: usize = 500;
+/// Most layers of an image.
+pub(crate) const MOST_LAYERS: usize = 500;
 /// Largest layer blob that a descriptor may announce, in bytes.
 const LARGEST_LAYER: u64 = 256 << 30;
 
@@ -73,50 +82,33 @@ struct RawDescriptor {
     digest: String,
     size: i64,
     platform: Option<Platform>,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
 }
 
-#[derive(Deserialize, Debug, Default)]
-pub(crate) struct Platform {
-    #[serde(default)]
-    pub os: String,
-    #[serde(default)]
-    pub architecture: String,
-    #[serde(default)]
-    pub variant: Option<String>,
+/// An entry of the index of an OCI layout.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    pub descriptor: Descriptor,
+    /// Whether it may run here; an entry without a platform may.
+    pub fits: bool,
+    pub annotations: BTreeMap<String, String>,
 }
 
-impl Platform {
-    /// How well a manifest for this platform runs here; more is better.
-    fn fits(&self) -> Option<u8> {
-        if self.os != "linux" || self.architecture != architecture() {
-            return None;
-        }
-        match (architecture(), self.variant.as_deref().unwrap_or("")) {
-            ("arm64", "v8" | "") | ("amd64", "" | "v1") => Some(2),
-            // Higher levels of amd64 need features that this processor may not have.
-            ("arm64" | "amd64", _) => None,
-            _ => Some(1),
-        }
-    }
-
-    fn show(&self) -> String {
-        match &self.variant {
-            Some(variant) => format!("{}/{}/{variant}", self.os, self.architecture),
-            None => format!("{}/{}", self.os, self.architecture),
-        }
-    }
-}
-
-/// This machine in the words of GOARCH.
-pub(crate) fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "x86" => "386",
-        "aarch64" => "arm64",
-        "powerpc64" => "ppc64le",
-        "loongarch64" => "loong64",
-        other => other,
-    }
+/// The manifests and indexes that a layout's `index.json` lists.
+pub(crate) fn list(object: &str, body: &[u8]) -> Result<Vec<Listed>, Error> {
+    let raw: RawManifest = serde_json::from_slice(body)
+        .map_err(|error| Error::corrupt(object, format!("not an index: {error}")))?;
+    let manifests = raw.manifests.ok_or_else(|| Error::corrupt(object, "the index lists no manifests"))?;
+    let known = |raw: &RawDescriptor| raw.media_type.as_deref().is_none_or(|kind| ACCEPT.contains(&kind));
+    let listed = |raw: RawDescriptor| {
+        Ok(Listed {
+            descriptor: descriptor(object, &raw, LARGEST_MANIFEST)?,
+            fits: raw.platform.as_ref().is_none_or(|platform| platform.fits().is_some()),
+            annotations: raw.annotations.unwrap_or_default(),
+        })
+    };
+    manifests.into_iter().filter(known).map(listed).collect()
 }
 
 impl Manifest {
@@ -125,7 +117,10 @@ impl Manifest {
         let raw: RawManifest = serde_json::from_slice(body)
             .map_err(|error| Error::corrupt(object, format!("not a manifest: {error}")))?;
         if raw.fs_layers.is_some() || raw.schema_version == 1 {
-            return Err(Error::unsupported(object, "manifests of schema version 1 are not supported: push the image again"));
+            return Err(Error::unsupported(
+                object,
+                "manifests of schema version 1 are not supported: push the image again",
+            ));
         }
         // A body that is two things at once means another image to each reader (CVE-2021-41190).
         if raw.manifests.is_some() && (raw.layers.is_some() || raw.config.is_some()) {
@@ -139,10 +134,14 @@ impl Manifest {
             return Err(Error::corrupt(object, format!("the manifest says {inner}, its registry {outer}")));
         }
         match kind {
-            Some(media::OCI_IMAGE_INDEX_MEDIA_TYPE | media::IMAGE_MANIFEST_LIST_MEDIA_TYPE) if raw.manifests.is_none() => {
+            Some(media::OCI_IMAGE_INDEX_MEDIA_TYPE | media::IMAGE_MANIFEST_LIST_MEDIA_TYPE)
+                if raw.manifests.is_none() =>
+            {
                 return Err(Error::corrupt(object, "the index lists no manifests"));
             }
-            Some(media::OCI_IMAGE_MEDIA_TYPE | media::IMAGE_MANIFEST_MEDIA_TYPE) if raw.manifests.is_some() => {
+            Some(media::OCI_IMAGE_MEDIA_TYPE | media::IMAGE_MANIFEST_MEDIA_TYPE)
+                if raw.manifests.is_some() =>
+            {
                 return Err(Error::corrupt(object, "the manifest is an index and says that it is an image"));
             }
             Some(kind) if raw.media_type.is_some() && !ACCEPT.contains(&kind) => {
@@ -156,14 +155,21 @@ impl Manifest {
         }
     }
 
-    fn image(object: &str, config: Option<RawDescriptor>, layers: Option<Vec<RawDescriptor>>) -> Result<Self, Error> {
+    fn image(
+        object: &str,
+        config: Option<RawDescriptor>,
+        layers: Option<Vec<RawDescriptor>>,
+    ) -> Result<Self, Error> {
         let (Some(config), Some(layers)) = (config, layers) else {
             return Err(Error::corrupt(object, "the manifest has no config or no layers"));
         };
         match config.media_type.as_deref() {
             None | Some(media::IMAGE_CONFIG_MEDIA_TYPE | media::IMAGE_DOCKER_CONFIG_MEDIA_TYPE) => {}
             Some(other) => {
-                return Err(Error::unsupported(object, format!("configuration of type {other:?}: not a container image")));
+                return Err(Error::unsupported(
+                    object,
+                    format!("configuration of type {other:?}: not a container image"),
+                ));
             }
         }
         if layers.len() > MOST_LAYERS {
@@ -174,7 +180,10 @@ impl Manifest {
         for layer in &layers {
             let kind = layer.media_type.as_deref().unwrap_or(LAYER_TYPES[0]);
             if !LAYER_TYPES.contains(&kind) {
-                let reason = format!("layer {} has media type {kind:?}: tar, tar+gzip and tar+zstd are supported", layer.digest);
+                let reason = format!(
+                    "layer {} has media type {kind:?}: tar, tar+gzip and tar+zstd are supported",
+                    layer.digest
+                );
                 return Err(Error::unsupported(object, reason));
             }
             checked.push(descriptor(object, layer, LARGEST_LAYER)?);
@@ -188,7 +197,11 @@ fn descriptor(object: &str, raw: &RawDescriptor, largest: u64) -> Result<Descrip
     let size = u64::try_from(raw.size)
         .map_err(|_| Error::corrupt(object, format!("the size of {digest} is {}", raw.size)))?;
     if size > largest {
-        return Err(Error::TooLarge { object: format!("{object}: blob {digest}"), limit: largest, unit: "bytes" });
+        return Err(Error::TooLarge {
+            object: format!("{object}: blob {digest}"),
+            limit: largest,
+            unit: "bytes",
+        });
     }
     Ok(Descriptor { digest, size })
 }
@@ -214,90 +227,16 @@ fn choose(object: &str, manifests: &[RawDescriptor]) -> Result<Descriptor, Error
     match best {
         Some((_, raw)) => descriptor(object, raw, LARGEST_MANIFEST),
         None => {
-            let mut known: Vec<String> =
-                manifests.iter().filter_map(|raw| raw.platform.as_ref()).map(Platform::show).take(20).collect();
+            let mut known: Vec<String> = manifests
+                .iter()
+                .filter_map(|raw| raw.platform.as_ref())
+                .map(Platform::show)
+                .take(20)
+                .collect();
             known.sort();
             let known = known.join(", ").escape_debug().to_string();
             let reason = format!("no manifest for linux/{}, only for: {known}", architecture());
             Err(Error::unsupported(object, reason))
         }
-    }
-}
-
-#[derive(Deserialize)]
-struct RawConfig {
-    #[serde(default)]
-    os: String,
-    #[serde(default)]
-    architecture: String,
-    rootfs: RawRootfs,
-    #[serde(default)]
-    config: Option<RawProcess>,
-}
-
-#[derive(Deserialize)]
-struct RawRootfs {
-    #[serde(rename = "type", default)]
-    kind: String,
-    #[serde(default)]
-    diff_ids: Option<Vec<String>>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "PascalCase", default)]
-struct RawProcess {
-    user: Option<String>,
-    env: Option<Vec<String>>,
-    entrypoint: Option<Vec<String>>,
-    cmd: Option<Vec<String>>,
-    working_dir: Option<String>,
-    stop_signal: Option<String>,
-    volumes: Option<std::collections::BTreeMap<String, serde_json::Value>>,
-}
-
-/// A configuration: what containers get from it, and the layers by what they unpack to.
-#[derive(Debug)]
-pub(crate) struct Config {
-    pub image: ImageConfig,
-    pub diff_ids: Vec<Digest>,
-}
-
-impl Config {
-    /// Reads a configuration for an image of `layers` layers.
-    pub(crate) fn parse(object: &str, body: &[u8], layers: usize) -> Result<Self, Error> {
-        let raw: RawConfig = serde_json::from_slice(body)
-            .map_err(|error| Error::corrupt(object, format!("not an image configuration: {error}")))?;
-        if !raw.rootfs.kind.is_empty() && raw.rootfs.kind != "layers" {
-            return Err(Error::unsupported(object, format!("rootfs of type {:?}", raw.rootfs.kind)));
-        }
-        let os_fits = raw.os.is_empty() || raw.os == "linux";
-        let architecture_fits = raw.architecture.is_empty() || raw.architecture == architecture();
-        if !os_fits || !architecture_fits {
-            let reason = format!(
-                "the image is for {}/{}, this machine is linux/{}",
-                raw.os.escape_debug(),
-                raw.architecture.escape_debug(),
-                architecture()
-            );
-            return Err(Error::unsupported(object, reason));
-        }
-        let diff_ids: Result<Vec<Digest>, String> =
-            raw.rootfs.diff_ids.unwrap_or_default().iter().map(|diff_id| diff_id.parse()).collect();
-        let diff_ids = diff_ids.map_err(|reason| Error::corrupt(object, format!("diff_ids: {reason}")))?;
-        if diff_ids.len() != layers {
-            let reason = format!("{} diff_ids for {layers} layers", diff_ids.len());
-            return Err(Error::corrupt(object, reason));
-        }
-        let process = raw.config.unwrap_or_default();
-        let image = ImageConfig {
-            user: process.user.unwrap_or_default(),
-            env: process.env.unwrap_or_default(),
-            entrypoint: process.entrypoint.unwrap_or_default(),
-            cmd: process.cmd.unwrap_or_default(),
-            working_dir: process.working_dir.unwrap_or_default(),
-            stop_signal: process.stop_signal.unwrap_or_default(),
-            volumes: process.volumes.unwrap_or_default().into_keys().collect(),
-        };
-        Ok(Self { image, diff_ids })
     }
 }

@@ -1,0 +1,284 @@
+//! Pull: from a reference to an image of the store.
+//!
+//! Resolve, walk the index, read the configuration; then all missing layers at once, as far as there are slots; then
+//! one commit. Until the commit nothing has a name, and whatever ends the pull, a dropped future included, leaves only
+//! work directories, which discard themselves.
+
+mod fetch;
+mod flights;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use holdfast_model::{Credentials, Image};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use self::fetch::{Wanted, fetch};
+use self::flights::{Flights, Key};
+use crate::blocking::blocking;
+use crate::config::Progress;
+use crate::digest::Digest;
+use crate::manifest::{Config, Descriptor, Manifest};
+use crate::reference::{Reference, Target};
+use crate::registry::{Fetched, Registries, Session};
+use crate::store::{Catalog, Facts, Layers, NewImage, Staged, commit, healthy};
+use crate::{Error, ErrorKind, ProgressFn};
+
+/// Indexes that lead to an index, before the one that leads to an image.
+const MOST_INDEXES: usize = 3;
+/// How often a pull joins a download that was another one's and failed for the other one's reasons.
+const MOST_JOINS: usize = 3;
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// Pulls into one store.
+#[derive(Debug)]
+pub(crate) struct Puller {
+    catalog: Arc<Catalog>,
+    registries: Registries,
+    slots: Arc<Semaphore>,
+    flights: Flights,
+}
+
+/// A manifest that leads to an image, with its bytes.
+struct Found {
+    body: Vec<u8>,
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+}
+
+impl Puller {
+    pub(crate) fn new(catalog: Arc<Catalog>, registries: Registries, parallel: usize) -> Self {
+        let slots = Arc::new(Semaphore::new(parallel.clamp(1, Semaphore::MAX_PERMITS)));
+        Self { catalog, registries, slots, flights: Flights::default() }
+    }
+
+    /// Pulls `reference`. Dropping the future is safe at any point.
+    pub(crate) async fn pull(
+        self: Arc<Self>,
+        reference: Reference,
+        credentials: Option<Credentials>,
+        progress: Option<ProgressFn>,
+    ) -> Result<Arc<Image>, Error> {
+        let text = reference.to_string();
+        let session = {
+            let (puller, reference) = (Arc::clone(&self), reference.clone());
+            let open = move || puller.registries.session(&reference, credentials.as_ref());
+            Arc::new(blocking(&text, "hosts.toml", open).await?)
+        };
+        let top = session.resolve().await?;
+        let by_digest = reference.at(&top.digest).to_string();
+        let names = match reference.target {
+            Target::Tag(_) => vec![text.clone(), by_digest.clone()],
+            Target::Digest(_) => vec![by_digest.clone()],
+        };
+        if let Some(image) = self.known(&text, by_digest, &names).await? {
+            return Ok(image);
+        }
+        let found = find_image(&session, &text, top).await?;
+        let object = format!("{text}: configuration {}", found.config.digest);
+        let body = session.small_blob(&found.config).await?;
+        let config = Config::parse(&object, &body, Some(found.layers.len()))?;
+        let layers = self.layers(&reference, &session, &found.layers, &config, progress).await?;
+        let image = NewImage {
+            id: found.config.digest,
+            config: config.image,
+            diff_ids: config.diff_ids,
+            blobs: vec![body, found.body],
+            names,
+        };
+        let catalog = Arc::clone(&self.catalog);
+        let work = move || commit(&catalog, vec![image], &layers);
+        let images = blocking(&text, "the disk, which takes the image", work).await?;
+        images.into_iter().next().ok_or(Error::NoSuchImage { name: text })
+    }
+
+    /// An image that is complete and has this digest; it only gets the names.
+    async fn known(
+        &self,
+        object: &str,
+        by_digest: String,
+        names: &[String],
+    ) -> Result<Option<Arc<Image>>, Error> {
+        let snapshot = self.catalog.snapshot();
+        let Some(id) = snapshot.model.references.get(&by_digest).cloned() else { return Ok(None) };
+        let Some(record) = snapshot.model.visible(&id) else { return Ok(None) };
+        let diff_ids: HashSet<Digest> = record.diff_ids.iter().cloned().collect();
+        let count = diff_ids.len();
+        let healthy = self.healthy(object, diff_ids).await?;
+        if healthy.len() < count {
+            return Ok(None);
+        }
+        let (catalog, names) = (Arc::clone(&self.catalog), names.to_vec());
+        blocking(object, "the disk, which takes the name", move || {
+            catalog.edit(|model| {
+                // It may have been removed meanwhile.
+                if model.visible(&id).is_some() {
+                    model.references.extend(names.into_iter().map(|name| (name, id.clone())));
+                }
+                Ok(())
+            })?;
+            Ok(catalog.snapshot().by_id(&id))
+        })
+        .await
+    }
+
+    /// All layers of the image, those that are missing fetched.
+    async fn layers(
+        self: &Arc<Self>,
+        reference: &Reference,
+        session: &Arc<Session>,
+        blobs: &[Descriptor],
+        config: &Config,
+        progress: Option<ProgressFn>,
+    ) -> Result<Layers, Error> {
+        // A layer that stands there twice is fetched once.
+        let wanted: HashMap<Digest, Descriptor> =
+            config.diff_ids.iter().cloned().zip(blobs.iter().cloned()).collect();
+        let pinned = self.catalog.pin(wanted.keys().cloned().collect());
+        let recorded = wanted.keys().filter(|diff_id| pinned.is_recorded(diff_id)).cloned().collect();
+        let present = self.healthy(&reference.to_string(), recorded).await?;
+        let mut meter = Meter::new(reference, progress, wanted.len(), present.len());
+        let mut downloads = JoinSet::new();
+        // Lowest first: slots are given in the order in which they are asked for.
+        let mut started = HashSet::new();
+        for diff_id in &config.diff_ids {
+            if present.contains_key(diff_id) || !started.insert(diff_id) {
+                continue;
+            }
+            let blob = wanted[diff_id].clone();
+            let object = format!("{reference}: layer {}", blob.digest);
+            let wanted = Wanted { blob, diff_id: diff_id.clone(), object };
+            let received = meter.expect(wanted.blob.size);
+            let (puller, session) = (Arc::clone(self), Arc::clone(session));
+            let name = reference.name();
+            downloads.spawn(async move { puller.layer(name, session, wanted, &received).await });
+        }
+        let mut staged = HashMap::new();
+        meter.tell();
+        loop {
+            let joined = tokio::select! {
+                joined = downloads.join_next() => joined,
+                () = tokio::time::sleep(PROGRESS_EVERY), if meter.is_wanted() => {
+                    meter.tell();
+                    continue;
+                }
+            };
+            match joined {
+                None => break,
+                Some(Ok(layer)) => {
+                    let layer = layer?;
+                    staged.insert(layer.facts.diff_id.clone(), layer);
+                    meter.done += 1;
+                    meter.tell();
+                }
+                Some(Err(_)) => return Err(Error::Cancelled { object: reference.to_string() }),
+            }
+        }
+        Ok(Layers { present, staged, pinned })
+    }
+
+    async fn healthy(
+        &self,
+        object: &str,
+        diff_ids: HashSet<Digest>,
+    ) -> Result<HashMap<Digest, Facts>, Error> {
+        let home = Arc::clone(&self.catalog.home);
+        blocking(object, "the disk, which reads layers", move || Ok(healthy(&home, diff_ids))).await
+    }
+
+    /// One layer, by a download of our own or one that another pull has begun.
+    async fn layer(
+        &self,
+        repository: String,
+        session: Arc<Session>,
+        wanted: Wanted,
+        received: &Counter,
+    ) -> Result<Arc<Staged>, Error> {
+        let key = Key { repository, blob: wanted.blob.digest.clone(), diff_id: wanted.diff_id.clone() };
+        for join in 1.. {
+            let (home, slots) = (Arc::clone(&self.catalog.home), Arc::clone(&self.slots));
+            let (session, wanted) = (Arc::clone(&session), wanted.clone());
+            let (flight, ours) = self.flights.join(&key, |count| fetch(home, session, slots, wanted, count));
+            received.set(Arc::clone(&flight.received));
+            match flight.wait().await {
+                Ok(staged) => return Ok(staged),
+                Err(error) if !ours && join < MOST_JOINS && is_personal(error.kind()) => {}
+                Err(error) => return Err(Error::Shared(error)),
+            }
+        }
+        Err(Error::Cancelled { object: wanted.object })
+    }
+}
+
+/// Failures that say something of the pull that had them, not of the layer.
+fn is_personal(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Cancelled | ErrorKind::Unauthenticated | ErrorKind::Denied)
+}
+
+/// Follows indexes to the image for this machine.
+async fn find_image(session: &Session, object: &str, mut fetched: Fetched) -> Result<Found, Error> {
+    for _ in 0..=MOST_INDEXES {
+        let named = format!("{object}: manifest {}", fetched.digest);
+        match Manifest::parse(&named, &fetched.body, fetched.content_type.as_deref())? {
+            Manifest::Image { config, layers } => return Ok(Found { body: fetched.body, config, layers }),
+            Manifest::Index(next) => fetched = session.manifest(&next.digest, Some(next.size)).await?,
+        }
+    }
+    Err(Error::corrupt(object, "its index leads to an index again and again"))
+}
+
+/// The bytes of one layer, whichever download brings them.
+#[derive(Debug, Clone, Default)]
+struct Counter(Arc<std::sync::Mutex<Arc<AtomicU64>>>);
+
+impl Counter {
+    fn set(&self, received: Arc<AtomicU64>) {
+        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = received;
+    }
+
+    fn get(&self) -> u64 {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).load(Ordering::Relaxed)
+    }
+}
+
+/// Tells the caller how far the pull is.
+struct Meter {
+    reference: String,
+    tell: Option<ProgressFn>,
+    done: usize,
+    layers: usize,
+    total: u64,
+    counters: Vec<Counter>,
+}
+
+impl Meter {
+    fn new(reference: &Reference, tell: Option<ProgressFn>, layers: usize, done: usize) -> Self {
+        Self { reference: reference.to_string(), tell, done, layers, total: 0, counters: Vec::new() }
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.tell.is_some()
+    }
+
+    fn expect(&mut self, size: u64) -> Counter {
+        let counter = Counter::default();
+        self.counters.push(counter.clone());
+        self.total += size;
+        counter
+    }
+
+    fn tell(&self) {
+        if let Some(tell) = &self.tell {
+            tell(Progress {
+                reference: self.reference.clone(),
+                layers_done: self.done,
+                layers: self.layers,
+                bytes: self.counters.iter().map(Counter::get).sum(),
+                total_bytes: self.total,
+            });
+        }
+    }
+}

@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use holdfast_pod::protocol::{Failure, FaultKind};
+use holdfast_sys::path::{Kind, Root};
 use holdfast_sys::process::Program;
 use oci_spec::runtime::Process;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
@@ -118,6 +119,13 @@ fn exists(path: &CStr) -> bool {
 fn is_directory(path: &CStr) -> bool {
     use rustix::fs::FileType;
     rustix::fs::stat(path).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+}
+
+/// Makes the working directory if the image has none of that name, as runc does. What goes wrong shows when it is entered.
+pub fn make_directory(path: &Path, root: &Root) {
+    if path.is_absolute() {
+        let _ = root.ensure(path, Kind::Directory);
+    }
 }
 
 /// Enters the working directory, as the user. What goes wrong is told by Start.

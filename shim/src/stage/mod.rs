@@ -190,6 +190,7 @@ fn inside(plan: &Plan<'_>, taken: &mut Taken) -> Result<()> {
     at(Step::Mounts);
     let made = mounts::make(taken, &root)?;
     devices::outside_dev(launch, &root)?;
+    command::make_directory(process.cwd(), &root);
     let terminal = console::make(plan, process, &root, &made)?;
     // Through our own procfs, before parts of it become read-only.
     sysctl::apply(launch, &made)?;

@@ -33,8 +33,8 @@ pub(super) fn ensure(plan: &Plan) -> Result<Host, Error> {
     let name = plan.desired.bridge.as_str();
     let mut route = Socket::route().map_err(Error::netlink("open a netlink socket"))?;
     let mut netfilter = Socket::netfilter().map_err(Error::netlink("open a netfilter socket"))?;
-    let known =
-        plan.store.load_bridge()?.filter(|record| record.boot_id == plan.boot_id && record.name == name);
+    // Whatever boot it is of: its hardware address says whether what is there is it.
+    let known = plan.store.load_bridge()?.filter(|record| record.name == name);
     let present = claim(&mut route, &mut netfilter, name, known.as_ref())?;
     let subnets = plan.desired.usable()?;
     let record = match known {
@@ -147,27 +147,23 @@ fn adopt_ports(route: &mut Socket, host: &Host, pods: &[Record]) -> Result<(), E
 }
 
 /// Removes bridge, table and record; only when no pod is left.
-pub(super) fn remove(store: &Store, boot_id: &str) -> Result<(), Error> {
+pub(super) fn remove(store: &Store) -> Result<(), Error> {
     let Some(record) = store.load_bridge()? else { return Ok(()) };
     let mut errors = Vec::new();
-    if record.boot_id == boot_id {
-        let mut route = Socket::route().map_err(Error::netlink("open a netlink socket"))?;
-        let mut netfilter = Socket::netfilter().map_err(Error::netlink("open a netfilter socket"))?;
-        let name = &record.name;
-        match claim(&mut route, &mut netfilter, name, Some(&record)) {
-            Ok(link) => {
-                let removed = netfilter.transaction(vec![nft::delete_table(name)]);
-                if let Err(error) =
-                    removed.or_else(|error| if error.is_absent() { Ok(()) } else { Err(error) })
-                {
-                    errors.push(Error::netlink(format!("remove the nftables table {name}"))(error));
-                }
-                if let Some(Err(error)) = link.map(|link| link::remove(&mut route, link.index)) {
-                    errors.push(Error::netlink(format!("remove the bridge {name}"))(error));
-                }
+    let mut route = Socket::route().map_err(Error::netlink("open a netlink socket"))?;
+    let mut netfilter = Socket::netfilter().map_err(Error::netlink("open a netfilter socket"))?;
+    let name = &record.name;
+    match claim(&mut route, &mut netfilter, name, Some(&record)) {
+        Ok(link) => {
+            let removed = netfilter.transaction(vec![nft::delete_table(name)]);
+            if let Err(error) = removed.or_else(|error| if error.is_absent() { Ok(()) } else { Err(error) }) {
+                errors.push(Error::netlink(format!("remove the nftables table {name}"))(error));
             }
-            Err(error) => errors.push(error),
+            if let Some(Err(error)) = link.map(|link| link::remove(&mut route, link.index)) {
+                errors.push(Error::netlink(format!("remove the bridge {name}"))(error));
+            }
         }
+        Err(error) => errors.push(error),
     }
     if errors.is_empty() {
         errors.extend(store.remove_bridge().err());

@@ -125,15 +125,15 @@ impl Embedded {
             return Ok(());
         }
         let desired = self.desired.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (store, boot_id) = (self.store.clone(), self.boot_id.clone());
+        let store = self.store.clone();
         thread::blocking("preflight", move || {
             let subnets = desired.usable()?;
             let mut socket = pod::open_route()?;
             let link =
                 link::find(&mut socket, &desired.bridge).map_err(Error::netlink("look for the bridge"))?;
-            let ours = store.load_bridge()?.is_some_and(|record| {
-                record.boot_id == boot_id && link.as_ref().is_some_and(|link| link.address == record.mac)
-            });
+            let ours = store
+                .load_bridge()?
+                .is_some_and(|record| link.as_ref().is_some_and(|link| link.address == record.mac));
             match link {
                 Some(link) if ours => {
                     bridge::check_collisions(&mut socket, &desired.bridge, &subnets, Some(link.index))
@@ -183,13 +183,11 @@ impl Embedded {
         &self,
         known_links: Vec<String>,
     ) -> Result<Vec<(String, Option<(holdfast_model::PodId, Vec<std::net::IpAddr>)>)>, Error> {
-        let (name, store, boot_id) = (self.name(), self.store.clone(), self.boot_id.clone());
+        let (name, store) = (self.name(), self.store.clone());
         thread::blocking("pod-network", move || {
             let mut socket = pod::open_route()?;
             let links = link::list(&mut socket).map_err(Error::netlink("list links"))?;
-            let Some(record) = store.load_bridge()?.filter(|record| record.boot_id == boot_id) else {
-                return Ok(Vec::new());
-            };
+            let Some(record) = store.load_bridge()? else { return Ok(Vec::new()) };
             let bridge = links.iter().find(|link| link.name == name && link.address == record.mac);
             let Some(bridge) = bridge else { return Ok(Vec::new()) };
             let strays = links
@@ -213,8 +211,8 @@ impl Embedded {
     pub(crate) async fn remove(&self) -> Result<(), Error> {
         let mut host = self.host.lock().await;
         *host = None;
-        let (store, boot_id) = (self.store.clone(), self.boot_id.clone());
-        thread::blocking("bridge", move || bridge::remove(&store, &boot_id)).await
+        let store = self.store.clone();
+        thread::blocking("bridge", move || bridge::remove(&store)).await
     }
 }
 

@@ -36,7 +36,7 @@ fn unknown_ids() -> Result<()> {
 fn malformed_references() -> Result<()> {
     let Some(scene) = Scene::ours()? else { return Ok(()) };
     let oracle = scene.oracle()?;
-    for reference in ["UPPER/case:1", "a b", "busybox@sha256:short", "name:tag:tag", "-dash/x"] {
+    for reference in ["host.test/UPPER:1", "a b", "busybox@sha256:short", "name:tag:tag", "-dash/x"] {
         let refusal = scene.crictl.refused(&["pull", "--", reference])?;
         named(&refusal, &["InvalidArgument"], reference).with_context(|| reference.to_owned())?;
     }
@@ -179,10 +179,10 @@ fn bad_pods() -> Result<()> {
     };
     for (what, pod, codes, word) in [
         (
-            "no metadata",
-            changed("bare", |p| p["metadata"] = Value::Null),
+            "a host name that is too long",
+            changed("name", |p| p["hostname"] = "x".repeat(65).into()),
             &["InvalidArgument"][..],
-            "metadata",
+            "hostname",
         ),
         (
             "a sysctl of the host's",

@@ -20,7 +20,7 @@ fn plugins_are_used_when_there_is_a_configuration() -> Result<()> {
         return Ok(());
     }
     scene.oracle().context("the embedded network first")?;
-    configure(&mut scene, "10.213.200.0/24")?;
+    configure(&mut scene, "hfe2ecni0", "10.213.200.0/24")?;
     // The first pod makes the plugins' bridge, which stays: their way.
     let first = life(&scene, "10.213.200.")?;
     let oracle = Oracle::look(scene.scope())?;
@@ -29,7 +29,7 @@ fn plugins_are_used_when_there_is_a_configuration() -> Result<()> {
     oracle.nothing_left()?;
 
     // A changed configuration is noticed.
-    configure(&mut scene, "10.213.201.0/24")?;
+    configure(&mut scene, "hfe2ecni1", "10.213.201.0/24")?;
     holdfast_e2e::wait::until_true("the changed configuration in use", || {
         Ok(life(&scene, "10.213.20").is_ok_and(|address| address.starts_with("10.213.201.")))
     })
@@ -40,24 +40,58 @@ fn plugins_are_used_when_there_is_a_configuration() -> Result<()> {
 fn a_failing_plugin_fails_the_pod() -> Result<()> {
     let Some(mut scene) = Scene::ours()? else { return Ok(()) };
     let oracle = scene.oracle()?;
-    let dir = scene.agent()?.settings.cni_conf_dir();
-    let list = json!({"cniVersion": "0.4.0", "name": "broken", "plugins": [{"type": "bridge", "bridge": "hfe2ecni1",
-        "ipam": {"type": "no-such-ipam"}}]});
-    fs::write(dir.join("10-broken.conflist"), list.to_string())?;
+    // ADD finds no address in there; DEL has nothing to say.
+    let list = broken(&mut scene, "static")?;
     let config = holdfast_e2e::specs::write(&scene.dir, &pod(&scene.dir, "broken"))?;
     let refusal = scene.crictl.refused(&["runp", &config.to_string_lossy()])?;
-    ensure!(refusal.text.contains("no-such-ipam"), "{refusal:?}");
+    ensure!(refusal.text.contains("missing IP config"), "{refusal:?}");
     ensure!(scene.crictl.ok(&["pods", "-q"])?.is_empty(), "the pod is listed");
-    fs::remove_file(dir.join("10-broken.conflist"))?;
+    fs::remove_file(list)?;
     // What the plugin itself made stays, as everywhere.
     let _ = holdfast_e2e::process::stdout("ip", ["link", "del", "hfe2ecni1"]);
     oracle.nothing_left()
 }
 
-fn configure(scene: &mut Scene, subnet: &str) -> Result<()> {
+/// What cannot be undone now stays listed, until it can.
+#[test]
+fn a_plugin_that_cannot_undo_leaves_a_pod_to_be_removed_later() -> Result<()> {
+    let with_own_plugins = |settings: &mut holdfast_e2e::agent::Settings| {
+        settings.cni_bin_dirs.push(settings.dir.join("plugins"));
+    };
+    let Some(mut scene) = Scene::ours_with(with_own_plugins)? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    let list = broken(&mut scene, "no-such-ipam")?;
+    let config = holdfast_e2e::specs::write(&scene.dir, &pod(&scene.dir, "broken"))?;
+    let refusal = scene.crictl.refused(&["runp", &config.to_string_lossy()])?;
+    ensure!(refusal.text.contains("no-such-ipam"), "{refusal:?}");
+    let listed = scene.crictl.json(&["pods", "-o", "json"])?;
+    ensure!(listed["items"][0]["state"] == "SANDBOX_NOTREADY", "{listed}");
+    let id = listed["items"][0]["id"].as_str().context("no id")?.to_owned();
+    ensure!(scene.crictl.refused(&["stopp", &id])?.text.contains("no-such-ipam"));
+
+    let plugin = scene.dir.join("plugins/no-such-ipam");
+    fs::create_dir(scene.dir.join("plugins"))?;
+    fs::write(&plugin, "#!/bin/sh\nexit 0\n")?;
+    fs::set_permissions(&plugin, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    fs::remove_file(list)?;
+    scene.remove_pod(&id)?;
+    let _ = holdfast_e2e::process::stdout("ip", ["link", "del", "hfe2ecni1"]);
+    oracle.nothing_left()
+}
+
+/// A configuration of the bridge plugin with this address management; its file.
+fn broken(scene: &mut Scene, ipam: &str) -> Result<std::path::PathBuf> {
+    let list = json!({"cniVersion": "0.4.0", "name": "broken", "plugins": [{"type": "bridge", "bridge": "hfe2ecni1",
+        "ipam": {"type": ipam}}]});
+    let file = scene.agent()?.settings.cni_conf_dir().join("10-broken.conflist");
+    fs::write(&file, list.to_string())?;
+    Ok(file)
+}
+
+fn configure(scene: &mut Scene, bridge: &str, subnet: &str) -> Result<()> {
     let data = scene.dir.join("cni-data");
     let list = json!({"cniVersion": "0.4.0", "name": "e2e", "plugins": [
-        {"type": "bridge", "bridge": "hfe2ecni0", "isGateway": true, "hairpinMode": true,
+        {"type": "bridge", "bridge": bridge, "isGateway": true, "hairpinMode": true,
          "ipam": {"type": "host-local", "dataDir": data, "ranges": [[{"subnet": subnet}]],
                   "routes": [{"dst": "0.0.0.0/0"}]}},
         {"type": "portmap", "capabilities": {"portMappings": true}},

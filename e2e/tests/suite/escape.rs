@@ -38,10 +38,14 @@ fn nothing_of_the_host_behind_the_holder() -> Result<()> {
     ensure!(!found.contains("of the host"), "the canary was read: {found}");
     shell("for l in root cwd; do echo x > /proc/1/$l/var/tmp/hf-escaped; done 2>/dev/null; true")?;
     ensure!(!std::path::Path::new("/var/tmp/hf-escaped").exists(), "a file was written to the host");
-    // Whatever can be listed there is the empty root with the pod's shm, and nothing else.
+    // Whatever can be listed there is the root with the pod's shm and the empty place of the containers' roots.
     let listed = shell("ls -A /proc/1/root/ /proc/1/cwd/ 2>/dev/null; true")?;
     for word in listed.split_whitespace().filter(|word| !word.ends_with(':')) {
-        ensure!(["dev", "shm", "proc"].contains(&word), "{word} behind the holder: {listed}");
+        ensure!(["dev", "root"].contains(&word), "{word} behind the holder: {listed}");
+    }
+    let listed = shell("ls -A /proc/1/root/root /proc/1/root/dev 2>/dev/null; true")?;
+    for word in listed.split_whitespace().filter(|word| !word.ends_with(':')) {
+        ensure!(word == "shm", "{word} behind the holder: {listed}");
     }
     let descriptors = shell("ls /proc/1/fd 2>/dev/null; true")?;
     ensure!(descriptors.is_empty(), "the holder's descriptors: {descriptors}");

@@ -307,6 +307,23 @@ impl Cgroups {
         self.blocking("kill a cgroup", move |inner| kill::kill(&inner.layout, &location)).await
     }
 
+    /// Kills and removes every group that has `id` in its name, wherever it lies: for an object whose record cannot be
+    /// read. An id is 64 random digits, so it is in nobody else's name.
+    pub async fn remove_named(&self, id: &str) -> Result<(), Error> {
+        assert!(id.len() == 64, "a shorter name may be part of somebody else's");
+        let id = id.to_owned();
+        self.blocking("remove cgroups by name", move |inner| {
+            let mut failures = Vec::new();
+            for path in kill::named(&inner.layout, &id)? {
+                let location = Location::group(&path)?;
+                failures.extend(kill::kill(&inner.layout, &location).err());
+                failures.extend(group::remove(&inner.layout, &path).err());
+            }
+            if failures.is_empty() { Ok(()) } else { Err(Error::Remove(Failures(failures))) }
+        })
+        .await
+    }
+
     /// The processes of the group and those below it.
     pub fn pids(&self, location: &Location) -> Result<Vec<i32>, Error> {
         kill::pids(&self.inner.layout, location.path())

@@ -4,6 +4,7 @@
 //! its pidfd, again and again until nothing is left. The group is never frozen: should we die meanwhile, it would stay.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -123,6 +124,22 @@ pub(crate) fn pids(layout: &Layout, path: &str) -> Result<Vec<i32>, Error> {
     found.sort_unstable();
     found.dedup();
     Ok(found)
+}
+
+/// Paths of the groups, in any hierarchy, that have `id` in their own name; those below one of them are left out.
+pub(crate) fn named(layout: &Layout, id: &str) -> Result<Vec<String>, Error> {
+    let mut found = BTreeSet::new();
+    for hierarchy in &layout.hierarchies {
+        for dir in tree(&hierarchy.root)? {
+            let Ok(path) = dir.strip_prefix(&hierarchy.root) else { continue };
+            let mut parts = path.iter().map(|part| part.to_string_lossy());
+            let own = parts.next_back().is_some_and(|name| name.contains(id));
+            if own && !parts.any(|name| name.contains(id)) {
+                found.insert(format!("/{}", path.display()));
+            }
+        }
+    }
+    Ok(found.into_iter().collect())
 }
 
 /// A directory and those below it.

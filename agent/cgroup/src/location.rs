@@ -142,6 +142,11 @@ impl Location {
         self.unit.as_ref().map_or(&self.path, |unit| &unit.name)
     }
 
+    /// A group that was found by its path.
+    pub(crate) fn group(path: &str) -> Result<Self, Error> {
+        Self::try_from(Record { path: path.to_owned(), unit: None, pod: false })
+    }
+
     pub(crate) fn unit(&self) -> Option<&Unit> {
         self.unit.as_ref()
     }

@@ -14,10 +14,11 @@
 //! limit: call it on a thread that may.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -339,6 +340,20 @@ impl Holder {
         Ok(holder.filter(Self::is_alive))
     }
 
+    /// The holders of a pod whose record is lost, by their command lines. `pod_id` is the whole id: it is in nobody
+    /// else's.
+    pub fn search(program: &Path, pod_id: &str) -> Vec<Self> {
+        let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        pids.filter(|pid| is_holder_of(*pid, program, pod_id))
+            .filter_map(|pid| {
+                let found = Self::find(pid, proc::start_time(pid).ok()?).ok()??;
+                // Looked at again while its descriptor is open: the number means this process.
+                is_holder_of(pid, program, pod_id).then_some(found)
+            })
+            .collect()
+    }
+
     /// As our pid namespace numbers it.
     pub fn pid(&self) -> i32 {
         self.pid
@@ -388,6 +403,16 @@ impl Holder {
 }
 
 /// The command line, checked: what is wrong with it is the request's fault, and said in the request's words.
+/// Its program has that name, and its arguments name that pod.
+fn is_holder_of(pid: i32, program: &Path, pod_id: &str) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut words = line.split(|byte| *byte == 0);
+    let named = words
+        .next()
+        .is_some_and(|first| Path::new(OsStr::from_bytes(first)).file_name() == program.file_name());
+    named && words.next() == Some(b"--pod") && words.next() == Some(pod_id.as_bytes())
+}
+
 fn arguments(config: &HolderConfig) -> Result<Vec<OsString>, HolderError> {
     check(config)?;
     let mut args: Vec<OsString> = vec!["--pod".into(), config.pod_id.clone().into()];

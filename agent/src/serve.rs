@@ -12,7 +12,11 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use crate::{config::Config, cri, runtime::{Runtime, StartError}};
+use crate::{
+    config::Config,
+    cri,
+    runtime::{Runtime, StartError},
+};
 
 /// How long requests may take to end after SIGTERM. What they do to containers is done by tasks and shims, so a
 /// client that holds on loses nothing but its answer.
@@ -81,7 +85,9 @@ async fn listen(config: &Config, path: &Path) -> Result<UnixListener, ServeError
         return Err(ServeError::Taken { path: path.to_owned() });
     }
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io("replace stale socket")(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(io("replace stale socket")(error));
+        }
         _ => {}
     }
     let listener = UnixListener::bind(path).map_err(io("listen on"))?;

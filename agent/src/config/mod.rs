@@ -12,6 +12,7 @@ mod types;
 use std::path::{Path, PathBuf};
 
 use holdfast_cgroup::DriverSetting;
+use oci_spec::runtime::{PosixRlimit, PosixRlimitType};
 use serde::{Deserialize, Serialize};
 
 pub use load::{ConfigError, DEFAULT_PATH};
@@ -177,9 +178,20 @@ impl Default for RuntimeSection {
     /// descriptor at their start would be busy for minutes.
     fn default() -> Self {
         Self {
-            default_ulimits: vec![Ulimit { name: "nofile".to_owned(), soft: 1 << 20, hard: 1 << 20 }],
+            default_ulimits: vec![Ulimit {
+                resource: PosixRlimitType::RlimitNofile,
+                soft: 1 << 20,
+                hard: 1 << 20,
+            }],
             seccomp_profile_root: "/var/lib/kubelet/seccomp".into(),
         }
+    }
+}
+
+impl RuntimeSection {
+    /// [`Self::default_ulimits`] in the words of the OCI runtime spec.
+    pub fn default_rlimits(&self) -> Vec<PosixRlimit> {
+        self.default_ulimits.iter().map(Ulimit::to_oci).collect()
     }
 }
 

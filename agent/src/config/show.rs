@@ -136,6 +136,8 @@ fn lookup<'a>(table: &'a Table, key: &Key) -> Option<&'a Value> {
 mod tests {
     use std::collections::BTreeSet;
 
+    use oci_spec::runtime::PosixRlimitType;
+
     use super::*;
     use crate::config::Ulimit;
 
@@ -151,7 +153,11 @@ mod tests {
             ..Config::default()
         };
         config.network.embedded.mtu = Some(9000);
-        config.runtime.default_ulimits.push(Ulimit { name: "core".into(), soft: 0, hard: u64::MAX });
+        config.runtime.default_ulimits.push(Ulimit {
+            resource: PosixRlimitType::RlimitCore,
+            soft: 0,
+            hard: u64::MAX,
+        });
         config
     }
 

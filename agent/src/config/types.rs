@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use oci_spec::runtime::{PosixRlimit, PosixRlimitBuilder, PosixRlimitType};
 use serde::{Deserialize, Serialize};
 
 /// What is logged: this and what is worse.
@@ -49,33 +50,13 @@ pub enum LogFormat {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Ulimit {
-    /// Name in lower case, without `RLIMIT_`.
-    pub name: String,
+    /// Of what.
+    pub resource: PosixRlimitType,
     /// Soft limit; `u64::MAX`: none.
     pub soft: u64,
     /// Hard limit; `u64::MAX`: none.
     pub hard: u64,
 }
-
-/// The kernel's limits, in lower case and without `RLIMIT_`.
-const NAMES: [&str; 16] = [
-    "as",
-    "core",
-    "cpu",
-    "data",
-    "fsize",
-    "locks",
-    "memlock",
-    "msgqueue",
-    "nice",
-    "nofile",
-    "nproc",
-    "rss",
-    "rtprio",
-    "rttime",
-    "sigpending",
-    "stack",
-];
 
 /// What is wrong with the text of a [`Ulimit`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -92,9 +73,10 @@ pub enum BadUlimit {
 }
 
 impl Ulimit {
-    /// The name that the OCI runtime spec uses: `RLIMIT_NOFILE`.
-    pub fn rlimit_name(&self) -> String {
-        format!("RLIMIT_{}", self.name.to_ascii_uppercase())
+    /// As the OCI runtime spec has it.
+    pub fn to_oci(&self) -> PosixRlimit {
+        let limit = PosixRlimitBuilder::default().typ(self.resource).soft(self.soft).hard(self.hard);
+        limit.build().expect("every field has a default")
     }
 }
 
@@ -104,9 +86,11 @@ impl FromStr for Ulimit {
     fn from_str(text: &str) -> Result<Self, BadUlimit> {
         let form = || BadUlimit::Form(text.to_owned());
         let (name, limits) = text.split_once('=').ok_or_else(form)?;
-        if !NAMES.contains(&name) {
-            return Err(BadUlimit::Name(name.to_owned()));
+        let unknown = || BadUlimit::Name(name.to_owned());
+        if name.contains(|c: char| !c.is_ascii_lowercase()) {
+            return Err(unknown());
         }
+        let resource = format!("RLIMIT_{}", name.to_ascii_uppercase()).parse().map_err(|_| unknown())?;
         let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
         let number = |text: &str| match text {
             "unlimited" => Ok(u64::MAX),
@@ -116,7 +100,7 @@ impl FromStr for Ulimit {
         if soft > hard {
             return Err(BadUlimit::Order(text.to_owned()));
         }
-        Ok(Self { name: name.to_owned(), soft, hard })
+        Ok(Self { resource, soft, hard })
     }
 }
 
@@ -131,7 +115,8 @@ impl TryFrom<String> for Ulimit {
 impl fmt::Display for Ulimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = |limit: u64| if limit == u64::MAX { "unlimited".to_owned() } else { limit.to_string() };
-        write!(f, "{}={}:{}", self.name, text(self.soft), text(self.hard))
+        let name = self.resource.to_string().trim_start_matches("RLIMIT_").to_ascii_lowercase();
+        write!(f, "{name}={}:{}", text(self.soft), text(self.hard))
     }
 }
 
@@ -149,11 +134,10 @@ mod tests {
     #[test]
     fn ulimits() {
         let ulimit: Ulimit = "nofile=1024:unlimited".parse().unwrap();
-        assert_eq!(ulimit, Ulimit { name: "nofile".into(), soft: 1024, hard: u64::MAX });
-        assert_eq!(
-            (ulimit.to_string().as_str(), ulimit.rlimit_name().as_str()),
-            ("nofile=1024:unlimited", "RLIMIT_NOFILE")
-        );
+        assert_eq!(ulimit, Ulimit { resource: PosixRlimitType::RlimitNofile, soft: 1024, hard: u64::MAX });
+        assert_eq!(ulimit.to_string(), "nofile=1024:unlimited");
+        let oci = ulimit.to_oci();
+        assert_eq!((oci.typ(), oci.soft(), oci.hard()), (PosixRlimitType::RlimitNofile, 1024, u64::MAX));
         assert_eq!("core=0".parse::<Ulimit>().unwrap().to_string(), "core=0:0");
         for bad in ["", "nofile", "files=1", "nofile=x", "nofile=1:", "nofile=-1", "nofile=2:1", "NOFILE=1"] {
             assert!(bad.parse::<Ulimit>().is_err(), "{bad:?}");

@@ -43,8 +43,8 @@ async fn serve_on(
         RuntimeServiceServer::new(RuntimeServer::new(runtime.clone())).max_decoding_message_size(MAX_REQUEST);
     let image_service =
         ImageServiceServer::new(ImageServer::new(runtime.clone())).max_decoding_message_size(MAX_REQUEST);
-    let own_images =
-        ImagesServiceServer::new(ImagesServer::new(runtime.images().clone())).max_decoding_message_size(MAX_REQUEST);
+    let own_images = ImagesServiceServer::new(ImagesServer::new(runtime.images().clone()))
+        .max_decoding_message_size(MAX_REQUEST);
     Server::builder()
         .layer(TooLargeLayer)
         .add_service(runtime_service)

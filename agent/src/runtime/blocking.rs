@@ -16,11 +16,11 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
 /// mkdir -p with a mode for the last component.
 pub fn make_dir(path: &Path, mode: u32) -> Result<(), Error> {
     use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
-        .map_err(|source| Error::Io { operation: "make directory", path: path.to_owned(), source })
+    fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(|source| Error::Io {
+        operation: "make directory",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Removes a tree; not being there is success. Symbolic links are removed, never followed.

@@ -65,7 +65,11 @@ impl Runtime {
         self.detached(async move { runtime.create_container_in(pod, config).await }).await
     }
 
-    async fn create_container_in(&self, pod: Arc<Pod>, config: ContainerConfig) -> Result<ContainerId, Error> {
+    async fn create_container_in(
+        &self,
+        pod: Arc<Pod>,
+        config: ContainerConfig,
+    ) -> Result<ContainerId, Error> {
         let _life = pod.life.read().await;
         let Some(holder) = pod.holder().filter(|_| pod.is_ready()) else {
             return Err(Error::PodNotReady { id: pod.id.to_string() });
@@ -87,7 +91,9 @@ impl Runtime {
 
     fn same_container(&self, by: &str, config: &ContainerConfig, name: String) -> Result<ContainerId, Error> {
         match self.container(by) {
-            Ok(container) if container.phase() == Phase::Created && container.record.get().config == *config => {
+            Ok(container)
+                if container.phase() == Phase::Created && container.record.get().config == *config =>
+            {
                 Ok(container.id.clone())
             }
             _ => Err(Error::NameTaken { what: "container", name, by: by.to_owned() }),
@@ -192,10 +198,8 @@ impl Runtime {
                 files: pod_files::paths(&pod_dir),
                 hostname: &runtime.pod_hostname(&pod_config),
                 cgroups_path: &cgroups_path,
-                cgroup_v2: runtime.cgroups.mode() == holdfast_cgroup::Mode::V2,
-                volumes_dir: &dir.join("volumes"),
                 host: &runtime.host,
-                ulimits: &runtime.config.runtime.default_ulimits,
+                rlimits: &runtime.config.runtime.default_rlimits(),
             })
         })
         .await
@@ -262,12 +266,12 @@ impl Runtime {
                 .map_err(|source| Error::Cgroup { operation: "make container", source })?
         };
         let (shim, notices) = self.spawn_shim(container).await?;
-        let created = self
-            .bring_to_gate(container, plan, &shim, entry, systemd)
-            .await?;
-        shim.order(Request::Commit)
-            .await
-            .map_err(|source| Error::Shim { operation: "commit", id: id.to_string(), source })?;
+        let created = self.bring_to_gate(container, plan, &shim, entry, systemd).await?;
+        shim.order(Request::Commit).await.map_err(|source| Error::Shim {
+            operation: "commit",
+            id: id.to_string(),
+            source,
+        })?;
         *container.shim.lock().unwrap_or_else(PoisonError::into_inner) = Some(shim);
         container
             .record
@@ -294,13 +298,11 @@ impl Runtime {
         &self,
         container: &Container,
     ) -> Result<(Arc<Shim>, mpsc::UnboundedReceiver<Notice>), Error> {
-        let failed =
-            |source| Error::Shim { operation: "create", id: container.id.to_string(), source };
+        let failed = |source| Error::Shim { operation: "create", id: container.id.to_string(), source };
         let program = self.shim_program.clone();
         let (run_dir, id) = (self.run_dir(&container.id), container.id.to_string());
-        let (socket, process) = blocking(move || super::start::spawn_shim(&program, &run_dir, &id))
-            .await
-            .map_err(failed)?;
+        let (socket, process) =
+            blocking(move || super::start::spawn_shim(&program, &run_dir, &id)).await.map_err(failed)?;
         let name = ProcessName { pid: process.pid, start_time: process.start_time };
         self.reap(process.pidfd);
         container.record.update(|record| record.shim = Some(name)).await?;
@@ -317,18 +319,23 @@ impl Runtime {
         entry: Entry,
         systemd: bool,
     ) -> Result<Created, Error> {
-        let failed =
-            |source| Error::Shim { operation: "create", id: container.id.to_string(), source };
-        let launch = serde_json::to_vec(&plan.built.launch)
-            .map_err(|error| Error::Io { operation: "encode the launch of", path: container.dir.clone(), source: error.into() })?;
+        let failed = |source| Error::Shim { operation: "create", id: container.id.to_string(), source };
+        let launch = serde_json::to_vec(&plan.built.launch).map_err(|error| Error::Io {
+            operation: "encode the launch of",
+            path: container.dir.clone(),
+            source: error.into(),
+        })?;
         let target = self.target_pidfd(plan).await?;
         let (dir, seccomp) = (container.dir.clone(), plan.seccomp.clone());
         let opened = blocking(move || -> Result<_, Error> {
             let launch = sealed("holdfast-launch", &launch, &dir)?;
             let program =
                 seccomp.map(|program| sealed("holdfast-seccomp", program.bytes(), &dir)).transpose()?;
-            let state = std::fs::File::open(&dir)
-                .map_err(|source| Error::Io { operation: "open", path: dir, source })?;
+            let state = std::fs::File::open(&dir).map_err(|source| Error::Io {
+                operation: "open",
+                path: dir,
+                source,
+            })?;
             Ok((launch, program, OwnedFd::from(state)))
         })
         .await?;
@@ -377,8 +384,7 @@ impl Runtime {
         let Some(target) = &plan.pid_target else { return Ok(None) };
         let init = target.record.get().init.clone();
         let id = target.id.to_string();
-        let found =
-            blocking(move || holdfast_sys::proc::open_identified(init.pid, init.start_time)).await;
+        let found = blocking(move || holdfast_sys::proc::open_identified(init.pid, init.start_time)).await;
         found.ok().flatten().map(Some).ok_or(Error::WrongState {
             id,
             state: "exited",
@@ -507,7 +513,8 @@ mod tests {
 
     #[test]
     fn a_log_path_stays_below_its_directory() {
-        let mut pod_config = PodSandboxConfig { log_directory: "/var/log/pods/x".into(), ..Default::default() };
+        let mut pod_config =
+            PodSandboxConfig { log_directory: "/var/log/pods/x".into(), ..Default::default() };
         for bad in ["../x", "/etc/passwd", "a/../../b"] {
             assert!(join(&pod_config, bad).is_err(), "{bad}");
         }

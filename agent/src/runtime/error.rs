@@ -49,7 +49,9 @@ pub enum Error {
     PodNotReady { id: String },
     #[error("container {id} is {state}, and {operation} needs one that is {wanted}")]
     WrongState { id: String, state: &'static str, operation: &'static str, wanted: &'static str },
-    #[error("{what} name {name:?} is taken by {by} with another configuration: remove that one or raise the attempt")]
+    #[error(
+        "{what} name {name:?} is taken by {by} with another configuration: remove that one or raise the attempt"
+    )]
     NameTaken { what: &'static str, name: String, by: String },
     #[error("{field}: {problem}")]
     BadRequest { field: &'static str, problem: String },

@@ -6,11 +6,11 @@ use std::{
     time::Duration,
 };
 
+use holdfast_model::SecurityProfile;
 use holdfast_pod::{
     launch::{ExecLaunch, Launch},
     protocol::{Answer, Exec, FdRole, Phase, Request},
 };
-use holdfast_model::SecurityProfile;
 use holdfast_spec::caps::CapSet;
 use oci_spec::runtime::Spec;
 use tokio::{io::AsyncReadExt, net::unix::pipe, time::timeout};
@@ -84,11 +84,8 @@ impl Runtime {
             bounded.await
         };
         let (end, stdout, stderr) = collect(ended, stdout, stderr).await;
-        let timed_out = || Error::ExecTimeout {
-            id: container.id.to_string(),
-            command: command.join(" "),
-            timeout_s,
-        };
+        let timed_out =
+            || Error::ExecTimeout { id: container.id.to_string(), command: command.join(" "), timeout_s };
         guard.over = end.is_some();
         match end {
             Some(end) if end.timed_out => Err(timed_out()),
@@ -190,7 +187,8 @@ async fn collect<E>(
 ) -> (Option<E>, Vec<u8>, Vec<u8>) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let ended = {
-        let reading = async { tokio::join!(read_capped(&mut stdout, &mut out), read_capped(&mut stderr, &mut err)) };
+        let reading =
+            async { tokio::join!(read_capped(&mut stdout, &mut out), read_capped(&mut stderr, &mut err)) };
         tokio::pin!(reading, end);
         let mut read_all = false;
         let ended = loop {

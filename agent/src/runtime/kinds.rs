@@ -49,7 +49,9 @@ pub fn network(error: &holdfast_network::Error) -> Kind {
         Of::PortInUse { .. } | Of::Exists { .. } => Kind::AlreadyExists,
         Of::Exhausted { .. } => Kind::ResourceExhausted,
         Of::NotFound { .. } => Kind::NotFound,
-        Of::Config(_) | Of::Collision { .. } | Of::Foreign { .. } | Of::CniConfig { .. } => Kind::FailedPrecondition,
+        Of::Config(_) | Of::Collision { .. } | Of::Foreign { .. } | Of::CniConfig { .. } => {
+            Kind::FailedPrecondition
+        }
         Of::Timeout { .. } => Kind::DeadlineExceeded,
         Of::Io { source, .. } => io_kind(source),
         Of::Several(errors) => errors.first().map_or(Kind::Internal, network),

@@ -12,7 +12,9 @@ use rustix::fs::{FlockOperation, flock};
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum LockError {
-    #[error("{dir:?} is in use by the holdfast with pid {pid}: stop that one, or give this one other directories")]
+    #[error(
+        "{dir:?} is in use by the holdfast with pid {pid}: stop that one, or give this one other directories"
+    )]
     InUse { dir: PathBuf, pid: String },
     #[error("lock {path:?}")]
     Io { path: PathBuf, source: io::Error },

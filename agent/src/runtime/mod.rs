@@ -10,6 +10,8 @@
 //!  recovery.rs what a restarted agent does                   monitor.rs what it does when something ends
 //! ```
 
+mod aside;
+mod async_fd;
 mod blocking;
 mod create_container;
 mod error;
@@ -52,8 +54,8 @@ use tracing::Instrument;
 pub use blocking::now_ns;
 pub use error::{Error, Kind};
 pub use exec_sync::ExecOutput;
-pub use record::PodPhase;
 pub use lock::Lock;
+pub use record::PodPhase;
 pub use start::{StartError, open_images};
 pub use stats::{ContainerUsage, DiskUsage};
 pub use view::{ContainerView, ExitInfo, PodView};

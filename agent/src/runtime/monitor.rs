@@ -7,10 +7,11 @@ use std::{
 };
 
 use holdfast_pod::protocol::{EXIT_RECORD_NAME, Event, ExitRecord, Phase, SHIM_DIED_EXIT_CODE};
-use tokio::{io::unix::AsyncFd, sync::mpsc, time::timeout};
+use tokio::{sync::mpsc, time::timeout};
 
 use super::{
     Runtime,
+    async_fd::async_fd,
     blocking::{blocking, now_ns, remove_tree},
     object::{Container, Pod},
     record::{PodPhase, ProcessName},
@@ -35,7 +36,7 @@ impl Runtime {
             pod.take_holder();
             if pod.record.get().phase == PodPhase::Ready {
                 tracing::info!(pod_sandbox_id = %pod.id, "holder ended: the pod sandbox is NOTREADY");
-                if let Err(error) = pod.record.update(|record| record.phase = PodPhase::NotReady).await {
+                if let Err(error) = pod.record.learn(|record| record.phase = PodPhase::NotReady).await {
                     tracing::warn!(pod_sandbox_id = %pod.id, %error, "pod sandbox is NOTREADY, but its record does not say so");
                 }
             }
@@ -44,7 +45,11 @@ impl Runtime {
     }
 
     /// Follows a container's shim to its end.
-    pub(super) fn watch_shim(&self, container: &Arc<Container>, mut notices: mpsc::UnboundedReceiver<Notice>) {
+    pub(super) fn watch_shim(
+        &self,
+        container: &Arc<Container>,
+        mut notices: mpsc::UnboundedReceiver<Notice>,
+    ) {
         let (runtime, container) = (self.clone(), container.clone());
         tokio::spawn(async move {
             while let Some(notice) = notices.recv().await {
@@ -94,7 +99,7 @@ impl Runtime {
     pub(super) async fn container_exited(&self, container: &Arc<Container>, exit: ExitRecord) {
         let updated = container
             .record
-            .update(|record| {
+            .learn(|record| {
                 record.phase = Phase::Exited;
                 if exit.started_at_ns != 0 {
                     record.started_at_ns = exit.started_at_ns;
@@ -132,7 +137,7 @@ impl Runtime {
 
 /// Waits until the process of a pidfd has ended.
 async fn wait_end(pidfd: &OwnedFd) {
-    match AsyncFd::new(pidfd.as_fd()) {
+    match async_fd(pidfd.as_fd()) {
         Ok(fd) => {
             let _ = fd.readable().await;
         }

@@ -36,16 +36,37 @@ impl<R: Record + Clone + Send + Sync + 'static> Kept<R> {
         self.now.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Changes the record: on disk, then in memory.
+    /// Changes the record: on disk, then in memory. For what is about to be done.
     pub async fn update(&self, change: impl FnOnce(&mut R)) -> Result<Arc<R>, RecordError> {
         let _turn = self.writing.lock().await;
+        let new = self.changed(change);
+        self.write(new.clone()).await?;
+        self.set(new.clone());
+        Ok(new)
+    }
+
+    /// Changes the record: in memory, then on disk. For what has happened, which is so even if the disk is full.
+    pub async fn learn(&self, change: impl FnOnce(&mut R)) -> Result<Arc<R>, RecordError> {
+        let _turn = self.writing.lock().await;
+        let new = self.changed(change);
+        self.set(new.clone());
+        self.write(new.clone()).await?;
+        Ok(new)
+    }
+
+    fn changed(&self, change: impl FnOnce(&mut R)) -> Arc<R> {
         let mut new = R::clone(&self.get());
         change(&mut new);
-        let new = Arc::new(new);
-        let (dir, copy) = (self.dir.clone(), new.clone());
-        blocking(move || record::write(&dir, &*copy)).await?;
-        *self.now.write().unwrap_or_else(PoisonError::into_inner) = new.clone();
-        Ok(new)
+        Arc::new(new)
+    }
+
+    fn set(&self, new: Arc<R>) {
+        *self.now.write().unwrap_or_else(PoisonError::into_inner) = new;
+    }
+
+    async fn write(&self, new: Arc<R>) -> Result<(), RecordError> {
+        let dir = self.dir.clone();
+        blocking(move || record::write(&dir, &*new)).await
     }
 }
 

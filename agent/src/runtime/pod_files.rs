@@ -32,12 +32,10 @@ pub fn write(
     ips: &[IpAddr],
 ) -> Result<(), Error> {
     let files = paths(dir);
-    let hosts =
-        if host_network { host_copy("/etc/hosts") } else { hosts_text(hostname, ips) };
+    let hosts = if host_network { host_copy("/etc/hosts") } else { hosts_text(hostname, ips) };
     put(&files.hosts, &hosts)?;
     put(&files.hostname, &format!("{hostname}\n"))?;
-    let resolv =
-        if config.dns.is_empty() { host_copy("/etc/resolv.conf") } else { resolv_text(&config.dns) };
+    let resolv = if config.dns.is_empty() { host_copy("/etc/resolv.conf") } else { resolv_text(&config.dns) };
     put(&files.resolv_conf, &resolv)
 }
 

@@ -15,11 +15,11 @@
 //! | Created, Running | exit record      | EXITED as it says                                     |
 //! | Created, Running | neither          | killed by cgroup; EXITED 255, ShimDied                |
 //!
-//! A record that cannot be read is set aside beside its siblings (`<name>.unreadable`), logged, and never fatal.
+//! A record that cannot be read is set aside beside its siblings, logged, and never fatal (`aside.rs`).
 
 use std::{
     collections::HashSet,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -42,8 +42,6 @@ use super::{
 
 /// Longest wait for a shim to say where its container stands.
 const STATE_LIMIT: Duration = Duration::from_secs(5);
-/// Ending of what was set aside.
-const ASIDE: &str = "unreadable";
 
 impl Runtime {
     /// Adopts, finishes or undoes everything that the records name.
@@ -51,8 +49,11 @@ impl Runtime {
         let (pods_dir, containers_dir) = (self.config.root.join("pods"), self.config.root.join("containers"));
         let pods = blocking(move || record::load::<PodRecord>(&pods_dir)).await?;
         let containers = blocking(move || record::load::<ContainerRecord>(&containers_dir)).await?;
-        for (dir, reason) in pods.nameless.into_iter().chain(containers.nameless) {
-            blocking(move || set_aside(&dir, &reason)).await;
+        for (dir, reason) in containers.nameless {
+            self.set_container_aside(dir, reason).await;
+        }
+        for (dir, reason) in pods.nameless {
+            self.set_pod_aside(dir, reason).await;
         }
         for record in pods.records {
             self.recover_pod(record).await;
@@ -71,12 +72,14 @@ impl Runtime {
         let dir = self.pod_dir(&record.id);
         let wanted = object::pod_name(&record);
         let Some(name) = self.pod_names.adopt(&wanted, record.id.as_str()) else {
-            blocking(move || set_aside(&dir, "its name is taken by another record")).await;
+            self.set_pod_aside(dir, "its name is taken by another record".to_owned()).await;
             return;
         };
         let same_boot = record.boot_id == self.boot_id;
         let holder = match record.holder.filter(|_| same_boot) {
-            Some(holder) => blocking(move || Holder::find(holder.pid, holder.start_time)).await.ok().flatten(),
+            Some(holder) => {
+                blocking(move || Holder::find(holder.pid, holder.start_time)).await.ok().flatten()
+            }
             None => None,
         };
         let (id, phase) = (record.id.clone(), record.phase);
@@ -95,7 +98,7 @@ impl Runtime {
             return;
         }
         if phase == PodPhase::Ready && pod.holder().is_none() {
-            log_record(pod.record.update(|record| record.phase = PodPhase::NotReady).await);
+            log_record(pod.record.learn(|record| record.phase = PodPhase::NotReady).await);
         }
         self.pods.write().unwrap_or_else(PoisonError::into_inner).insert(id, pod.clone());
         self.watch_holder(&pod);
@@ -105,7 +108,7 @@ impl Runtime {
         let dir = self.container_dir(&record.id);
         let wanted = object::container_name(&record);
         let Some(name) = self.container_names.adopt(&wanted, record.id.as_str()) else {
-            blocking(move || set_aside(&dir, "its name is taken by another record")).await;
+            self.set_container_aside(dir, "its name is taken by another record".to_owned()).await;
             return;
         };
         let same_boot = record.boot_id == self.boot_id;
@@ -149,8 +152,9 @@ impl Runtime {
                 log_record(
                     container
                         .record
-                        .update(|record| {
-                            record.phase = if state.phase == Phase::Running { Phase::Running } else { record.phase };
+                        .learn(|record| {
+                            record.phase =
+                                if state.phase == Phase::Running { Phase::Running } else { record.phase };
                             record.started_at_ns = state.started_at_ns.max(record.started_at_ns);
                         })
                         .await,
@@ -172,7 +176,10 @@ impl Runtime {
         let Some(name) = container.record.get().shim else { return };
         let found = blocking(move || holdfast_sys::proc::open_identified(name.pid, name.start_time)).await;
         if let Ok(Some(pidfd)) = found {
-            let ended = blocking(move || holdfast_sys::pidfd::wait_exit(std::os::fd::AsFd::as_fd(&pidfd), STATE_LIMIT)).await;
+            let ended = blocking(move || {
+                holdfast_sys::pidfd::wait_exit(std::os::fd::AsFd::as_fd(&pidfd), STATE_LIMIT)
+            })
+            .await;
             if !matches!(ended, Ok(true)) {
                 end_process(name).await;
             }
@@ -213,7 +220,8 @@ impl Runtime {
     }
 
     async fn settle_stores(&self) -> Result<(), Error> {
-        let owners: HashSet<String> = self.all_containers().iter().map(|container| container.id.to_string()).collect();
+        let owners: HashSet<String> =
+            self.all_containers().iter().map(|container| container.id.to_string()).collect();
         self.images
             .retain_leases(&owners)
             .await
@@ -231,20 +239,6 @@ impl Runtime {
 fn log_record<T>(result: Result<T, record::RecordError>) {
     if let Err(error) = result {
         tracing::warn!(%error, "a record does not say what is known");
-    }
-}
-
-/// Renames `<dir>` to `<dir>.unreadable`. What has been set aside stays so; an empty directory is simply removed.
-fn set_aside(dir: &Path, reason: &str) {
-    if dir.extension().is_some_and(|ending| ending == ASIDE) || std::fs::remove_dir(dir).is_ok() {
-        return;
-    }
-    tracing::warn!(?dir, reason, "a record cannot be read and is set aside");
-    let mut aside = dir.as_os_str().to_owned();
-    aside.push(".");
-    aside.push(ASIDE);
-    if let Err(error) = std::fs::rename(dir, PathBuf::from(aside)) {
-        tracing::warn!(?dir, %error, "set aside");
     }
 }
 

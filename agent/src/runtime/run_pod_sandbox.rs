@@ -96,12 +96,22 @@ impl Runtime {
             Ok(()) => Ok(pod),
             Err(error) => {
                 if let Err(leftover) = self.unmake_pod(&pod).await {
-                    // The record stays and names what is left: the next start of the agent tries again.
                     tracing::warn!(pod_sandbox_id = %pod.id, error = %leftover.chain(), "undo of a failed RunPodSandbox");
+                    self.list_what_is_left(&pod).await;
                 }
                 Err(error)
             }
         }
+    }
+
+    /// What could not be taken back now (a CNI plugin that fails in DEL as well) is listed as NOTREADY, so that
+    /// whoever cleans up can try again, as with containerd.
+    async fn list_what_is_left(&self, pod: &Arc<Pod>) {
+        if let Err(error) = pod.record.learn(|record| record.phase = PodPhase::NotReady).await {
+            tracing::warn!(pod_sandbox_id = %pod.id, %error, "a record does not say what is known");
+        }
+        self.pods.write().unwrap_or_else(PoisonError::into_inner).insert(pod.id.clone(), pod.clone());
+        pod.name.settle(pod.id.as_str());
     }
 
     async fn fill_pod(&self, pod: &Arc<Pod>) -> Result<(), Error> {
@@ -220,7 +230,11 @@ impl Runtime {
             return config.hostname.clone();
         }
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        if config.security.namespaces.network == NamespaceMode::Node { host } else { config.metadata.name.clone() }
+        if config.security.namespaces.network == NamespaceMode::Node {
+            host
+        } else {
+            config.metadata.name.clone()
+        }
     }
 
     /// Takes back whatever there is of a pod: network, holder, cgroup, directory. Goes on after a failure; the

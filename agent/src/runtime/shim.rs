@@ -94,8 +94,8 @@ impl Shim {
     pub fn new(socket: OwnedFd, notices: mpsc::UnboundedSender<Notice>) -> Result<Arc<Self>, ShimError> {
         rustix::io::ioctl_fionbio(&socket, true)
             .map_err(|errno| ShimError::Socket { operation: "prepare", source: errno.into() })?;
-        let socket =
-            AsyncFd::new(socket).map_err(|source| ShimError::Socket { operation: "register", source })?;
+        let socket = super::async_fd::async_fd(socket)
+            .map_err(|source| ShimError::Socket { operation: "register", source })?;
         // Exec ids must differ from those of an agent before us; the clock does that.
         let next = AtomicU64::new(u64::try_from(super::blocking::now_ns()).unwrap_or(1));
         let shim = Arc::new(Self { socket, next, waiting: Mutex::default() });
@@ -107,7 +107,8 @@ impl Shim {
     pub fn connect(run_dir: &Path, notices: mpsc::UnboundedSender<Notice>) -> Result<Arc<Self>, ShimError> {
         let dir = std::fs::File::open(run_dir)
             .map_err(|source| ShimError::Socket { operation: "open directory of", source })?;
-        let socket = socket::connect_at(dir.as_fd(), SOCKET_NAME, CONNECT_LIMIT).map_err(|source| ShimError::Connect { source })?;
+        let socket = socket::connect_at(dir.as_fd(), SOCKET_NAME, CONNECT_LIMIT)
+            .map_err(|source| ShimError::Connect { source })?;
         Self::new(socket, notices)
     }
 

@@ -31,7 +31,9 @@ pub enum StartError {
     Directory { source: super::Error },
     #[error("read the boot id")]
     BootId { source: std::io::Error },
-    #[error("find program {name}: it is neither beside holdfast nor in /usr/libexec/holdfast; set {key} in the configuration")]
+    #[error(
+        "find program {name}: it is neither beside holdfast nor in /usr/libexec/holdfast; set {key} in the configuration"
+    )]
     Program { name: &'static str, key: &'static str },
     #[error("open the image store")]
     Images { source: holdfast_image::Error },
@@ -50,9 +52,11 @@ impl Runtime {
         let (root, state) = (config.root.clone(), config.state.clone());
         let lock = blocking(move || prepare(&root, &state)).await?;
         let boot_id = blocking(boot_id).await.map_err(|source| StartError::BootId { source })?;
-        let pod_program = config.pod_program().ok_or(StartError::Program { name: "holdfast-pod", key: "pod_program" })?;
-        let shim_program =
-            config.shim_program().ok_or(StartError::Program { name: "holdfast-shim", key: "shim_program" })?;
+        let pod_program =
+            config.pod_program().ok_or(StartError::Program { name: "holdfast-pod", key: "pod_program" })?;
+        let shim_program = config
+            .shim_program()
+            .ok_or(StartError::Program { name: "holdfast-shim", key: "shim_program" })?;
         let images = open_store(&config).await?;
         let network = Network::start(network_config(&config, &boot_id))
             .await

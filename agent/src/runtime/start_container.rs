@@ -8,7 +8,7 @@ use super::{
     Error, Runtime,
     error::phase_name,
     object::Container,
-    shim::{ShimError, ANSWER_LIMIT},
+    shim::{ANSWER_LIMIT, ShimError},
 };
 
 /// Longest wait for the exit record of a container whose command could not be started.
@@ -37,16 +37,20 @@ impl Runtime {
         };
         match shim.call(Request::Start, &[], ANSWER_LIMIT).await {
             Ok(Answer::Started { started_at_ns }) => {
-                container
+                let learned = container
                     .record
-                    .update(|record| {
+                    .learn(|record| {
                         record.started_at_ns = started_at_ns;
                         // A command that is over already has its exit recorded, which stays.
                         if record.phase == Phase::Created {
                             record.phase = Phase::Running;
                         }
                     })
-                    .await?;
+                    .await;
+                if let Err(error) = learned {
+                    // It runs all the same, and a restarted agent hears so from the shim.
+                    tracing::warn!(container_id = %container.id, %error, "container runs, but its record does not say so");
+                }
                 Ok(())
             }
             Ok(_) => Err(start_error(container, ShimError::Unexpected { request: "Start" })),
@@ -57,7 +61,6 @@ impl Runtime {
             }
         }
     }
-
 }
 
 fn start_error(container: &Container, source: ShimError) -> Error {

@@ -10,7 +10,7 @@ use super::{
 };
 
 /// Longest wait for a killed holder to be gone.
-const HOLDER_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const HOLDER_LIMIT: Duration = Duration::from_secs(10);
 
 impl Runtime {
     /// Kills what runs in the pod and gives its network back. An unknown id is success, as the kubelet expects.
@@ -46,7 +46,7 @@ impl Runtime {
         }
         let phase = pod.record.get().phase;
         if phase == PodPhase::Ready
-            && let Err(error) = pod.record.update(|record| record.phase = PodPhase::NotReady).await
+            && let Err(error) = pod.record.learn(|record| record.phase = PodPhase::NotReady).await
         {
             errors.push(error.into());
         }
@@ -63,7 +63,11 @@ impl Runtime {
             None => None,
         };
         if let Err(source) = self.network.del(&pod.id, netns).await {
-            errors.push(Error::Network { operation: "take down the network", pod: pod.id.to_string(), source });
+            errors.push(Error::Network {
+                operation: "take down the network",
+                pod: pod.id.to_string(),
+                source,
+            });
         }
         if let Some(holder) = holder {
             let killed = blocking(move || holder.kill_and_wait(HOLDER_LIMIT)).await;

@@ -27,7 +27,7 @@ impl Runtime {
                 .update(&record.cgroup, &resources)
                 .await
                 .map_err(|source| Error::Cgroup { operation: "update container", source })?;
-            container.record.update(|record| merge(&mut record.resources, resources)).await?;
+            container.record.learn(|record| merge(&mut record.resources, resources)).await?;
             Ok(())
         })
         .await
@@ -82,7 +82,10 @@ mod tests {
     #[test]
     fn what_is_not_said_stays() {
         let mut now = Resources { cpu_shares: 512, memory_limit_bytes: 1 << 20, ..Resources::default() };
-        merge(&mut now, Resources { memory_limit_bytes: 2 << 20, cpuset_cpus: "0".into(), ..Resources::default() });
+        merge(
+            &mut now,
+            Resources { memory_limit_bytes: 2 << 20, cpuset_cpus: "0".into(), ..Resources::default() },
+        );
         assert_eq!((now.cpu_shares, now.memory_limit_bytes, now.cpuset_cpus.as_str()), (512, 2 << 20, "0"));
     }
 }

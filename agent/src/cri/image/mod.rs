@@ -24,7 +24,8 @@ impl ImageServer {
 
     #[expect(clippy::result_large_err, reason = "tonic's type")]
     fn list(&self, filter: Option<v1::ImageFilter>) -> Result<Vec<v1::Image>, Status> {
-        let wanted = filter.and_then(|filter| filter.image).map(|spec| spec.image).filter(|name| !name.is_empty());
+        let wanted =
+            filter.and_then(|filter| filter.image).map(|spec| spec.image).filter(|name| !name.is_empty());
         let images = match wanted {
             None => self.runtime.images().list(),
             Some(name) => self
@@ -47,7 +48,9 @@ fn failed(rpc: &'static str, operation: String, source: holdfast_image::Error) -
 fn name_of(rpc: &'static str, spec: Option<v1::ImageSpec>) -> Result<String, Box<Status>> {
     let name = spec.map(|spec| spec.image).unwrap_or_default();
     if name.is_empty() {
-        return Err(Box::new(Status::invalid_argument(format!("{rpc}: image.image: a reference or an id is needed"))));
+        return Err(Box::new(Status::invalid_argument(format!(
+            "{rpc}: image.image: a reference or an id is needed"
+        ))));
     }
     Ok(name)
 }

@@ -9,7 +9,8 @@ use super::list_containers;
 use crate::{
     cri::{
         convert::{
-            self, container_metadata_to_wire, image_spec_to_wire, mounts_to_wire, resources_to_wire, signal_to_wire,
+            self, container_metadata_to_wire, image_spec_to_wire, mounts_to_wire, resources_to_wire,
+            signal_to_wire,
         },
         status::{invalid, status as failed},
     },
@@ -57,7 +58,10 @@ pub async fn remove(
     runtime: &Runtime,
     request: v1::RemoveContainerRequest,
 ) -> Result<v1::RemoveContainerResponse, Status> {
-    runtime.remove_container(&request.container_id).await.map_err(|error| failed("RemoveContainer", &error))?;
+    runtime
+        .remove_container(&request.container_id)
+        .await
+        .map_err(|error| failed("RemoveContainer", &error))?;
     Ok(v1::RemoveContainerResponse {})
 }
 
@@ -76,7 +80,8 @@ pub async fn status(
     runtime: &Runtime,
     request: v1::ContainerStatusRequest,
 ) -> Result<v1::ContainerStatusResponse, Status> {
-    let view = runtime.container_status(&request.container_id).map_err(|error| failed("ContainerStatus", &error))?;
+    let view =
+        runtime.container_status(&request.container_id).map_err(|error| failed("ContainerStatus", &error))?;
     let info = if request.verbose { info(runtime, &view).await } else { Map::new() };
     Ok(v1::ContainerStatusResponse { status: Some(status_to_wire(&view)), info })
 }

@@ -10,7 +10,10 @@ pub async fn exec_sync(
     request: v1::ExecSyncRequest,
 ) -> Result<v1::ExecSyncResponse, Status> {
     if request.timeout < 0 {
-        return Err(Status::invalid_argument(format!("timeout: {} is negative; 0 means no limit", request.timeout)));
+        return Err(Status::invalid_argument(format!(
+            "timeout: {} is negative; 0 means no limit",
+            request.timeout
+        )));
     }
     let output = runtime
         .exec_sync(&request.container_id, request.cmd, request.timeout)

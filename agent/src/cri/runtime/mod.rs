@@ -41,11 +41,17 @@ macro_rules! rpc {
 
 #[tonic::async_trait]
 impl RuntimeService for RuntimeServer {
-    async fn version(&self, request: Request<v1::VersionRequest>) -> Result<Response<v1::VersionResponse>, Status> {
+    async fn version(
+        &self,
+        request: Request<v1::VersionRequest>,
+    ) -> Result<Response<v1::VersionResponse>, Status> {
         Ok(Response::new(version::version(&request.into_inner())))
     }
 
-    async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
+    async fn status(
+        &self,
+        request: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusResponse>, Status> {
         Ok(Response::new(status::status(&self.runtime, &request.into_inner())))
     }
 
@@ -190,7 +196,9 @@ impl RuntimeService for RuntimeServer {
         request: Request<v1::StreamPodSandboxesRequest>,
     ) -> Result<Response<streams::Chunks<v1::StreamPodSandboxesResponse>>, Status> {
         let items = list_pod_sandbox::list(&self.runtime, request.into_inner().filter);
-        Ok(Response::new(streams::chunks(items, |pod_sandboxes| v1::StreamPodSandboxesResponse { pod_sandboxes })))
+        Ok(Response::new(streams::chunks(items, |pod_sandboxes| v1::StreamPodSandboxesResponse {
+            pod_sandboxes,
+        })))
     }
 
     async fn stream_containers(

@@ -16,7 +16,11 @@ pub fn status(runtime: &Runtime, request: &v1::StatusRequest) -> v1::StatusRespo
         message,
     };
     let features = &runtime.host().features;
-    let info = if request.verbose { [("config".to_owned(), config_info(runtime))].into() } else { Default::default() };
+    let info = if request.verbose {
+        [("config".to_owned(), config_info(runtime))].into()
+    } else {
+        Default::default()
+    };
     v1::StatusResponse {
         status: Some(v1::RuntimeStatus {
             conditions: vec![
@@ -56,16 +60,15 @@ pub fn runtime_config(runtime: &Runtime) -> v1::RuntimeConfigResponse {
         Driver::Systemd => v1::CgroupDriver::Systemd,
         Driver::Cgroupfs => v1::CgroupDriver::Cgroupfs,
     };
-    v1::RuntimeConfigResponse {
-        linux: Some(v1::LinuxRuntimeConfiguration { cgroup_driver: driver.into() }),
-    }
+    v1::RuntimeConfigResponse { linux: Some(v1::LinuxRuntimeConfiguration { cgroup_driver: driver.into() }) }
 }
 
 pub fn update_runtime_config(
     runtime: &Runtime,
     request: v1::UpdateRuntimeConfigRequest,
 ) -> Result<v1::UpdateRuntimeConfigResponse, Status> {
-    let cidr = request.runtime_config.and_then(|config| config.network_config).map(|network| network.pod_cidr);
+    let cidr =
+        request.runtime_config.and_then(|config| config.network_config).map(|network| network.pod_cidr);
     if let Some(cidr) = cidr.filter(|cidr| !cidr.is_empty()) {
         runtime.network().set_pod_cidr(&cidr).map_err(|error| {
             tracing::error!(rpc = "UpdateRuntimeConfig", %error, "request refused");

@@ -1,0 +1,58 @@
+//! What runs left behind that were killed: their pods and directories are removed before a new run begins.
+
+use std::path::Path;
+
+use super::{
+    RunError,
+    cri::Cri,
+    place::{Place, Record},
+    steps::Steps,
+};
+
+/// Removes what is left. A failure is told and does not keep a run from its own pod; the next run tries again.
+pub async fn remove(cri: &impl Cri, root: &Path, steps: &Steps) {
+    let leftovers = match Place::leftovers(root) {
+        Ok(leftovers) => leftovers,
+        Err(error) => return steps.note(&format!("look for what earlier runs left: {}", chain(&error))),
+    };
+    for place in leftovers {
+        let dir = place.dir().display().to_string();
+        let step = steps.begin();
+        match remove_one(cri, place).await {
+            Ok(()) => step.done(&format!("what a run left that was killed is removed ({dir})")),
+            Err(error) => steps.note(&format!("{dir} stays: {}", chain(&error))),
+        }
+    }
+}
+
+async fn remove_one(cri: &impl Cri, place: Place) -> Result<(), RunError> {
+    if let Some(record) = place.read()? {
+        remove_pod(cri, &record).await?;
+    }
+    Ok(place.remove()?)
+}
+
+/// Removes the pod that a record names. One that was asked for and whose id nobody knows is asked for once more: the
+/// agent answers with the one that is there.
+pub async fn remove_pod(cri: &impl Cri, record: &Record) -> Result<(), RunError> {
+    let id = match (&record.sandbox, &record.config) {
+        (Some(id), _) => id.clone(),
+        (None, Some(config)) => cri.run_pod_sandbox(config).await?,
+        (None, None) => return Ok(()),
+    };
+    cri.stop_pod_sandbox(&id).await?;
+    cri.remove_pod_sandbox(&id).await?;
+    Ok(())
+}
+
+/// An error with its causes in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -60,5 +60,4 @@ pub fn read(bytes: &[u8]) -> Result<Pod, ManifestError> {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-#[path = "tests.rs"]
 mod tests;

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    RunError,
+    RunError, blocking,
     cri::Cri,
     leftovers::chain,
     life::{Life, Running},
@@ -22,7 +22,7 @@ use super::{
     volumes,
 };
 use crate::{
-    cri::client::{ContainerState, ContainerStatus},
+    cri::client::{ClientError, ContainerState, ContainerStatus},
     manifest::{Container, ContainerFacts, container_config, log_path},
 };
 
@@ -48,13 +48,13 @@ impl<C: Cri> Life<'_, C> {
         let running = self.create(container, attempt).await?;
         self.logs.follow(name, &running.log);
         let (step, started) = (self.steps.begin(), Instant::now());
-        match self.cri.start_container(&running.id).await {
-            Ok(()) => step.done(&format!("container {name} started")),
-            // Whether its command is to blame its status says: it has ended with a code of its own.
-            Err(error) => self.steps.note(&format!("container {name} does not start: {}", chain(&error))),
+        // Whether its command is to blame its status says: it has ended then, with a code of its own.
+        let refused = self.cri.start_container(&running.id).await.err();
+        if refused.is_none() {
+            step.done(&format!("container {name} started"));
+            begun.notify_one();
         }
-        begun.notify_one();
-        let status = self.end_of(&running).await?;
+        let status = self.end_of(&running, refused).await?;
         let _ = timeout(PRINT_LIMIT, self.print_rest(&running)).await;
         let code = exit_code(status.exit_code);
         let message = last_words(&self.place.message(name, attempt));
@@ -68,7 +68,9 @@ impl<C: Cri> Life<'_, C> {
 
     async fn create(&self, container: &Container, attempt: u32) -> Result<Running, RunError> {
         let step = self.steps.begin();
-        let mut mounts = volumes::mounts(self.pod, container, self.place, attempt, self.ids)?;
+        let (pod, place, ids) = (self.pod.clone(), self.place.clone(), self.ids.to_vec());
+        let whose = container.clone();
+        let mut mounts = blocking(move || volumes::mounts(&pod, &whose, &place, attempt, &ids)).await?;
         let facts = ContainerFacts {
             sandbox: self.sandbox,
             ips: self.ips,
@@ -91,14 +93,23 @@ impl<C: Cri> Life<'_, C> {
         Ok(running)
     }
 
-    /// Waits for a container's end.
-    async fn end_of(&self, running: &Running) -> Result<ContainerStatus, RunError> {
+    /// Waits for a container's end. One whose start was refused and that still waits for it has none.
+    async fn end_of(
+        &self,
+        running: &Running,
+        mut refused: Option<ClientError>,
+    ) -> Result<ContainerStatus, RunError> {
         let mut pause = SHORTEST;
         let mut silent_since: Option<Instant> = None;
         loop {
             match self.cri.container_status(&running.id).await {
                 Ok(status) if status.state == ContainerState::Exited => return Ok(status),
-                Ok(_) => silent_since = None,
+                Ok(status) => {
+                    silent_since = None;
+                    if let Some(error) = refused.take_if(|_| status.state == ContainerState::Created) {
+                        return Err(error.into());
+                    }
+                }
                 Err(error) if error.is_not_found() => {
                     return Err(RunError::Gone { container: running.name.clone() });
                 }
@@ -140,12 +151,12 @@ fn make_log_dir(log: &Path) -> Result<(), PlaceError> {
 }
 
 /// A code that says failure must not become 0.
-fn exit_code(code: i32) -> u8 {
+pub(super) fn exit_code(code: i32) -> u8 {
     u8::try_from(code).unwrap_or(255)
 }
 
 /// `" with exit code 3 (OOMKilled): message"`.
-fn how(code: u8, status: &ContainerStatus, message: &str) -> String {
+pub(super) fn how(code: u8, status: &ContainerStatus, message: &str) -> String {
     let mut text = match status.reason.as_str() {
         "" | "Completed" | "Error" => format!(" with exit code {code}"),
         reason => format!(" with exit code {code} ({reason})"),

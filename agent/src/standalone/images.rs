@@ -12,17 +12,25 @@ use crate::{
 
 /// The images of a pod by the names that the manifest gives them.
 #[derive(Debug, Default)]
-pub struct Images(HashMap<String, Image>);
+pub struct Images(HashMap<String, Found>);
+
+#[derive(Debug)]
+struct Found {
+    image: Image,
+    /// It has been pulled in this run, so that it need not be once more.
+    pulled: bool,
+}
 
 impl Images {
     /// Sees that all are there, and pulls those that have to be pulled.
     pub async fn ensure(cri: &impl Cri, pod: &Pod, steps: &Steps) -> Result<Self, RunError> {
         let mut images = Self::default();
         for container in pod.all_containers() {
-            // One that two containers share is pulled once, even if it has to be pulled always.
-            if !images.0.contains_key(&container.image) {
-                let image = ensure(cri, container, steps).await?;
-                images.0.insert(container.image.clone(), image);
+            let before = images.0.get(&container.image);
+            let pull_again =
+                container.pull_policy == PullPolicy::Always && before.is_some_and(|found| !found.pulled);
+            if before.is_none() || pull_again {
+                images.0.insert(container.image.clone(), ensure(cri, container, steps).await?);
             }
         }
         Ok(images)
@@ -30,23 +38,23 @@ impl Images {
 
     /// The image of a container.
     pub fn of(&self, container: &Container) -> Image {
-        self.0.get(&container.image).cloned().unwrap_or_default()
+        self.0.get(&container.image).map(|found| found.image.clone()).unwrap_or_default()
     }
 }
 
-async fn ensure(cri: &impl Cri, container: &Container, steps: &Steps) -> Result<Image, RunError> {
+async fn ensure(cri: &impl Cri, container: &Container, steps: &Steps) -> Result<Found, RunError> {
     let name = &container.image;
     if container.pull_policy != PullPolicy::Always {
         let step = steps.begin();
         if let Some(image) = cri.image(name).await? {
             step.done(&format!("image {name} is here"));
-            return Ok(image);
+            return Ok(Found { image, pulled: false });
         }
     }
     if container.pull_policy == PullPolicy::Never {
         return Err(RunError::NoImage { path: container.path.clone(), image: name.clone() });
     }
-    pull(cri, container, steps).await
+    Ok(Found { image: pull(cri, container, steps).await?, pulled: true })
 }
 
 async fn pull(cri: &impl Cri, container: &Container, steps: &Steps) -> Result<Image, RunError> {

@@ -1,11 +1,15 @@
 //! Signals that end a run: the first one asks for the pod's end, the next one does not wait for it.
 
-use std::io;
+use std::{io, time::Duration};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
+    time::Instant,
 };
+
+/// timeout(1) signals its child and then its child's group: what comes so soon is the same wish.
+const SAME: Duration = Duration::from_millis(300);
 
 /// What a run ends with when nobody reads its output any more: as if SIGPIPE had ended it.
 pub const PIPE: u8 = 128 + 13;
@@ -15,6 +19,7 @@ pub const PIPE: u8 = 128 + 13;
 struct Seen {
     count: u32,
     code: u8,
+    last: Option<Instant>,
 }
 
 /// Watches for signals as long as it lives.
@@ -68,10 +73,31 @@ async fn pass_on(mut signal: Signal, code: u8, sender: watch::Sender<Seen>) {
 }
 
 fn count(sender: &watch::Sender<Seen>, code: u8) {
-    sender.send_modify(|seen| {
-        seen.count += 1;
-        if seen.count == 1 {
+    let now = Instant::now();
+    sender.send_if_modified(|seen| {
+        if seen.last.is_some_and(|last| now.duration_since(last) < SAME) {
+            return false;
+        }
+        if seen.count == 0 {
             seen.code = code;
         }
+        (seen.count, seen.last) = (seen.count + 1, Some(now));
+        true
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn two_at_once_are_one_and_the_first_one_decides() {
+        let (interrupts, interrupt) = Interrupts::fake();
+        interrupt(143);
+        interrupt(130);
+        assert_eq!((interrupts.first().await, interrupts.count()), (143, 1));
+        tokio::time::sleep(SAME).await;
+        interrupt(130);
+        assert_eq!((interrupts.after(1).await, interrupts.count()), (143, 2));
+    }
 }

@@ -8,6 +8,7 @@ use super::{
     place::{Place, Record},
     steps::Steps,
 };
+use crate::cri::client::ClientError;
 
 /// Removes what is left. A failure is told and does not keep a run from its own pod; the next run tries again.
 pub async fn remove(cri: &impl Cri, root: &Path, steps: &Steps) {
@@ -43,6 +44,13 @@ pub async fn remove_pod(cri: &impl Cri, record: &Record) -> Result<(), RunError>
     cri.stop_pod_sandbox(&id).await?;
     cri.remove_pod_sandbox(&id).await?;
     Ok(())
+}
+
+/// Whether an error says that nothing was done. An agent that went away, or that was not waited for, may have done it.
+pub fn is_certain(error: &ClientError) -> bool {
+    // CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, UNAVAILABLE (grpc/doc/statuscodes.md).
+    const UNCERTAIN: [i32; 4] = [1, 2, 4, 14];
+    !matches!(error, ClientError::Refused { code, .. } if UNCERTAIN.contains(&i32::from(*code)))
 }
 
 /// An error with its causes in one line.

@@ -18,10 +18,21 @@ use tokio::{
 };
 
 use super::{
-    RunError, backoff::Backoff, cri::Cri, images::Images, leftovers::chain, logs::Logs, node::Node,
-    place::Place, steps::Steps,
+    RunError,
+    attempt::{exit_code, how},
+    backoff::Backoff,
+    cri::Cri,
+    images::Images,
+    leftovers::chain,
+    logs::Logs,
+    node::Node,
+    place::Place,
+    steps::Steps,
 };
-use crate::manifest::{Container, Pod, RestartPolicy};
+use crate::{
+    cri::client::ContainerState,
+    manifest::{Container, Pod, RestartPolicy},
+};
 
 /// A sidecar has this long to end, however much of the grace period is gone.
 const LEAST_GRACE: Duration = Duration::from_secs(2);
@@ -139,7 +150,7 @@ impl<C: Cri> Life<'_, C> {
     }
 
     /// Runs a container until its policy lets it rest. Returns its last exit code. `begun` is told when it has been
-    /// started for the first time, or when that has failed.
+    /// started, or when that has failed; what comes after a sidecar waits until it has been started.
     async fn keep(
         &self,
         container: &Container,
@@ -149,7 +160,9 @@ impl<C: Cri> Life<'_, C> {
         let mut backoff = Backoff::default();
         for attempt in 0.. {
             let code = self.once(container, attempt, begun).await?;
-            begun.notify_one();
+            if !container.sidecar {
+                begun.notify_one();
+            }
             let again = match policy {
                 RestartPolicy::Always => true,
                 RestartPolicy::OnFailure => code != 0,
@@ -193,7 +206,11 @@ impl<C: Cri> Life<'_, C> {
         match self.cri.stop_container(&running.id, grace_s).await {
             Ok(()) => {
                 self.print_rest(running).await;
-                step.done(&format!("container {name} stopped"));
+                let status = self.cri.container_status(&running.id).await;
+                let status = status.ok().filter(|status| status.state == ContainerState::Exited);
+                let how =
+                    status.map_or(String::new(), |status| how(exit_code(status.exit_code), &status, ""));
+                step.done(&format!("container {name} stopped{how}"));
             }
             Err(error) => self.steps.note(&format!("container {name} does not stop: {}", chain(&error))),
         }

@@ -9,7 +9,12 @@
 //!  leftovers.rs after kill -9              attempt.rs  one life of one container  logs/          their output
 //! ```
 //!
-//! The run is one task on the program's first thread, so that work of files may block it.
+//! The run is one task on the program's first thread, so that work on its own files may block it.
+//!
+//! Where a manifest leaves a choice: containers run under the runtime's default seccomp profile unless they are
+//! privileged or say otherwise; images are pulled before the pod is made, those that are to be pulled always once for
+//! each run; ClusterFirst is what Default is, for there is no cluster's DNS; emptyDirs are on disk; user namespaces get
+//! ranges from 2^30 on; container output is our stdout and stderr, with the container's name if there are several.
 
 mod attempt;
 mod backoff;
@@ -94,6 +99,15 @@ fn read(path: &Path, steps: &Steps) -> Result<Pod, RunError> {
     let containers = if count == 1 { "1 container".to_owned() } else { format!("{count} containers") };
     step.done(&format!("{} read: pod {}/{}, {containers}", path.display(), pod.namespace, pod.name));
     Ok(pod)
+}
+
+/// Runs what may wait for a disk or a server where it makes nobody else wait. A thread that is lost is one of a program
+/// that ends, where the answer does not matter any more.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(_) => std::future::pending().await,
+    }
 }
 
 /// A little more than a manifest may have, so that one that is too large is told apart.

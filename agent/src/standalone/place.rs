@@ -10,6 +10,7 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use holdfast_model::PodSandboxConfig;
@@ -68,11 +69,11 @@ pub struct Record {
     pub ids: Option<u32>,
 }
 
-/// The directory of a run, locked.
-#[derive(Debug)]
+/// The directory of a run, locked as long as one copy of this lives.
+#[derive(Debug, Clone)]
 pub struct Place {
     dir: PathBuf,
-    _lock: File,
+    _lock: Arc<File>,
 }
 
 impl Place {
@@ -88,7 +89,7 @@ impl Place {
             made => made.map_err(PlaceError::io("make", &dir))?,
         }
         let lock = try_lock(&dir)?.ok_or_else(|| PlaceError::Taken { uid: uid.to_owned() })?;
-        let place = Self { dir, _lock: lock };
+        let place = Self { dir, _lock: Arc::new(lock) };
         for name in ["logs", "volumes", "messages"] {
             make_dir(&place.dir.join(name))?;
         }
@@ -104,7 +105,7 @@ impl Place {
         let mut leftovers = Vec::new();
         for dir in directories(&parent)? {
             if let Some(lock) = try_lock(&dir)? {
-                leftovers.push(Self { dir, _lock: lock });
+                leftovers.push(Self { dir, _lock: Arc::new(lock) });
             }
         }
         if leftovers.is_empty() {

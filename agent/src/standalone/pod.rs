@@ -1,12 +1,12 @@
 //! A pod from its images to its removal.
 
-use std::{path::Path, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use holdfast_model::{IdMapping, NamespaceMode, PodSandboxConfig, UserNamespace};
 use tokio::time::sleep;
 
 use super::{
-    RunError,
+    RunError, blocking,
     cri::Cri,
     images::Images,
     interrupts::{Interrupts, PIPE},
@@ -87,7 +87,15 @@ impl<C: Cri> PodRun<'_, C> {
         uid: &str,
         images: &Images,
     ) -> Result<u8, RunError> {
-        volumes::prepare(self.pod, place)?;
+        let prepared = {
+            let (pod, place) = (self.pod.clone(), place.clone());
+            blocking(move || volumes::prepare(&pod, &place))
+        };
+        // A host path may lie on a server that does not answer.
+        tokio::select! {
+            prepared = prepared => prepared?,
+            code = self.interrupts.first() => return Ok(code),
+        }
         let made = self.make(place, record, uid).await?;
         let node = Node::look();
         let life = Life {
@@ -123,7 +131,7 @@ impl<C: Cri> PodRun<'_, C> {
         place.write(record)?;
         // Not given up by a signal: what is being made must be known before it can be removed.
         let id = self.cri.run_pod_sandbox(&config).await.inspect_err(|error| {
-            if !error.is_timeout() {
+            if leftovers::is_certain(error) {
                 record.config = None;
             }
         })?;
@@ -132,7 +140,9 @@ impl<C: Cri> PodRun<'_, C> {
         let ips = self.cri.pod_ips(&id).await?;
         if !self.pod.host_aliases.is_empty() {
             let (path, text) = (place.hosts(), node::hosts(self.pod, &hostname(self.pod), &ips));
-            std::fs::write(&path, text).map_err(PlaceError::io("write", &path))?;
+            let mode = fs::Permissions::from_mode(0o644);
+            let written = fs::write(&path, text).and_then(|()| fs::set_permissions(&path, mode));
+            written.map_err(PlaceError::io("write", &path))?;
         }
         step.done(&format!("pod {} made, {}", self.pod.name, addresses(&ips)));
         Ok(Made { id, config, ips, ids })
@@ -233,5 +243,5 @@ fn random_uid() -> std::io::Result<String> {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-#[path = "pod_tests.rs"]
+#[path = "tests/mod.rs"]
 mod tests;

@@ -11,7 +11,13 @@ use std::{
 pub struct Steps {
     begun: Instant,
     terminal: bool,
-    out: Arc<Mutex<Box<dyn Write + Send>>>,
+    out: Arc<Mutex<Out>>,
+}
+
+struct Out {
+    to: Box<dyn Write + Send>,
+    /// The last line is one that the next one replaces.
+    progress: bool,
 }
 
 impl std::fmt::Debug for Steps {
@@ -28,7 +34,7 @@ impl Steps {
 
     /// Somewhere else.
     pub fn to(begun: Instant, out: Box<dyn Write + Send>) -> Self {
-        Self { begun, terminal: false, out: Arc::new(Mutex::new(out)) }
+        Self { begun, terminal: false, out: Arc::new(Mutex::new(Out { to: out, progress: false })) }
     }
 
     /// A step begins now.
@@ -54,19 +60,19 @@ impl Steps {
     /// How far something is, in a line that the next one replaces. On a terminal only.
     pub fn progress(&self, text: &str) {
         if self.terminal {
-            self.write(&format!("\r{:>8}   {text}\x1b[K", ""));
+            self.write(&format!("{:>8}   {text}", ""), true);
         }
     }
 
     fn line(&self, text: &str) {
-        let line = if self.terminal { format!("\r{text}\x1b[K\n") } else { format!("{text}\n") };
-        self.write(&line);
+        self.write(&format!("{text}\n"), false);
     }
 
     /// What cannot be shown is not worth an error.
-    fn write(&self, text: &str) {
+    fn write(&self, text: &str, progress: bool) {
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        let replaced = if std::mem::replace(&mut out.progress, progress) { "\r\x1b[K" } else { "" };
+        let _ = out.to.write_all(format!("{replaced}{text}").as_bytes()).and_then(|()| out.to.flush());
     }
 }
 
@@ -118,5 +124,20 @@ pub mod tests {
         steps.note("container main restarts in 10 s");
         steps.progress("not on a terminal");
         assert_eq!(sink.text(), "   1.234s  image pulled\n           container main restarts in 10 s\n");
+    }
+
+    #[test]
+    fn a_terminals_last_line_is_replaced() {
+        let sink = Sink::default();
+        let steps = Steps { terminal: true, ..Steps::to(Instant::now(), Box::new(sink.clone())) };
+        steps.progress("1 of 2");
+        steps.progress("2 of 2");
+        steps.note("done");
+        steps.note("next");
+        let shown = sink.text();
+        assert_eq!(
+            shown,
+            "           1 of 2\r\x1b[K           2 of 2\r\x1b[K           done\n           next\n"
+        );
     }
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat2},
+    fs::{CWD, Mode, OFlags, ResolveFlags, fchmod, fstat, mkdirat, openat, openat2},
     io::Errno,
 };
 
@@ -34,10 +34,12 @@ pub enum SubPathError {
     },
 }
 
-/// Opens a path below a volume. Directories that are not there are made, as a kubelet does. Blocking.
+/// Opens a path below a volume. Directories that are not there are made with the volume's own mode, as a kubelet does:
+/// who may write to the volume may write to them. Blocking.
 pub fn open(volume: &Path, sub_path: &Path) -> Result<OwnedFd, SubPathError> {
     let root = openat2(CWD, volume, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::empty());
     let root = root.map_err(|errno| failed(errno, volume))?;
+    let mode = fstat(&root).map_err(|errno| failed(errno, volume))?.st_mode & 0o7777;
     let mut walked = PathBuf::new();
     let mut parent = None;
     for part in sub_path.components() {
@@ -47,7 +49,8 @@ pub fn open(volume: &Path, sub_path: &Path) -> Result<OwnedFd, SubPathError> {
         let opened = match below(&root, &walked) {
             Err(Errno::NOENT) => {
                 let dir = parent.as_ref().unwrap_or(&root);
-                make(dir, Path::new(name)).map_err(|errno| failed(errno, &walked))?;
+                make(dir, Path::new(name), Mode::from_raw_mode(mode))
+                    .map_err(|errno| failed(errno, &walked))?;
                 below(&root, &walked)
             }
             opened => opened,
@@ -68,11 +71,14 @@ fn below(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
     }
 }
 
-fn make(dir: &OwnedFd, name: &Path) -> Result<(), Errno> {
-    match mkdirat(dir, name, Mode::from_raw_mode(0o755)) {
-        Err(Errno::EXIST) => Ok(()),
-        made => made,
+fn make(dir: &OwnedFd, name: &Path, mode: Mode) -> Result<(), Errno> {
+    match mkdirat(dir, name, mode) {
+        Err(Errno::EXIST) => return Ok(()),
+        made => made?,
     }
+    // The umask has narrowed the mode. Whatever stands there by now, it is no link.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    fchmod(openat(dir, name, flags, Mode::empty())?, mode)
 }
 
 fn failed(errno: Errno, path: &Path) -> SubPathError {
@@ -90,7 +96,10 @@ pub fn name(fd: &OwnedFd) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::{fs, os::unix::fs::symlink};
+    use std::{
+        fs,
+        os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+    };
 
     use super::*;
 
@@ -103,8 +112,10 @@ mod tests {
         symlink("there", volume.join("inside")).unwrap();
         let file = open(&volume, Path::new("inside/./file")).unwrap();
         assert_eq!(fs::read_to_string(name(&file)).unwrap(), "content");
+        fs::set_permissions(&volume, fs::Permissions::from_mode(0o2777)).unwrap();
         open(&volume, Path::new("inside/new/deep")).unwrap();
-        assert!(volume.join("there/new/deep").is_dir());
+        let made = fs::metadata(volume.join("there/new/deep")).unwrap();
+        assert_eq!((made.is_dir(), made.mode() & 0o7777), (true, 0o2777));
         fs::rename(volume.join("there"), volume.join("away")).unwrap();
         assert_eq!(fs::read_to_string(name(&file)).unwrap(), "content", "what was opened is what is mounted");
     }

@@ -2,9 +2,9 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use tokio::{task::spawn_blocking, time::sleep};
+use tokio::time::sleep;
 
-use super::{RunError, tree};
+use super::{RunError, blocking, tree};
 
 /// As often as a kubelet looks.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -14,7 +14,7 @@ pub async fn overrun(limited: &[(String, PathBuf, u64)]) -> RunError {
     loop {
         for (volume, dir, limit) in limited {
             let dir = dir.clone();
-            let used = spawn_blocking(move || tree::usage(&dir)).await.unwrap_or(0);
+            let used = blocking(move || tree::usage(&dir)).await;
             if used > *limit {
                 return RunError::VolumeFull { volume: volume.clone(), used, limit: *limit };
             }

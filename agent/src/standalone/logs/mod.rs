@@ -108,6 +108,9 @@ impl Follower {
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     let busy = self.read_all();
+                    if !busy && self.printer.is_reader_gone() {
+                        self.close.send_replace(true);
+                    }
                     pause = if busy { SHORTEST } else { LONGEST.min(pause * 5 / 4) };
                 }
                 Err(RecvTimeoutError::Disconnected) => return,

@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use super::record::{Record, Stream};
 
 /// Prints records. With several containers each line begins with the name of its own.
@@ -9,6 +11,8 @@ pub struct Printer {
     out: Box<dyn Write + Send>,
     err: Box<dyn Write + Send>,
     names: bool,
+    /// Our own stdout, whose reader may go away.
+    watched: bool,
     /// Whose line has been begun and not ended.
     open: Option<(String, Stream)>,
 }
@@ -25,12 +29,12 @@ impl std::fmt::Debug for Printer {
 impl Printer {
     /// To our own.
     pub fn ours(names: bool) -> Self {
-        Self::to(names, Box::new(io::stdout()), Box::new(io::stderr()))
+        Self { watched: true, ..Self::to(names, Box::new(io::stdout()), Box::new(io::stderr())) }
     }
 
     /// To somewhere else.
     pub fn to(names: bool, out: Box<dyn Write + Send>, err: Box<dyn Write + Send>) -> Self {
-        Self { out, err, names, open: None }
+        Self { out, err, names, watched: false, open: None }
     }
 
     /// Prints a record. Pieces of a long line are joined, unless somebody else's comes between them.
@@ -50,6 +54,14 @@ impl Printer {
         }
         self.open = (!record.full).then(|| (name.to_owned(), record.stream));
         self.of(record.stream).write_all(&line)
+    }
+
+    /// Whether the other end of our stdout is closed: a pipe's says so before anything is written to it.
+    pub fn is_reader_gone(&self) -> bool {
+        let stdout = io::stdout();
+        let mut polled = [PollFd::new(&stdout, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        self.watched && poll(&mut polled, Some(&now)).is_ok() && polled[0].revents().contains(PollFlags::ERR)
     }
 
     /// Lets go what is kept in buffers.

@@ -1,193 +1,18 @@
 //! Whole runs against an agent of tests, with a clock that jumps.
 
-use std::{cell::RefCell, collections::HashMap, fs, path::PathBuf, rc::Rc, time::Duration};
+mod agent;
 
-use holdfast_model::{ContainerConfig, Image};
+use std::{fs, time::Duration};
+
 use tokio::time::Instant;
+
+use agent::{Agent, FOR_EVER, Lives};
 
 use super::*;
 use crate::{
-    cri::client::{ClientError, ContainerState, ContainerStatus, ProgressFn},
     manifest,
     standalone::{logs::Printer, steps::tests::Sink},
 };
-
-/// What a container does in each of its lives: run so long, end so.
-type Lives = Vec<(Duration, i32)>;
-
-/// Runs until it is stopped.
-const FOR_EVER: Duration = Duration::from_secs(1 << 40);
-
-struct Container {
-    config: ContainerConfig,
-    log: PathBuf,
-    started: Option<Instant>,
-    life: (Duration, i32),
-    /// How long it takes to stop.
-    stops_in: Duration,
-    stopped: Option<Instant>,
-}
-
-/// An agent in which time is all that passes.
-#[derive(Default)]
-struct Agent {
-    lives: HashMap<&'static str, Lives>,
-    stops_in: Duration,
-    images: Vec<&'static str>,
-    /// Requests, in their order.
-    asked: RefCell<Vec<String>>,
-    pods: RefCell<Vec<PodSandboxConfig>>,
-    containers: RefCell<HashMap<String, Container>>,
-    begun: Option<Instant>,
-    /// The answer to the next status is an error so often.
-    silent: RefCell<u32>,
-    failing_removals: RefCell<u32>,
-}
-
-fn refused(operation: &str) -> ClientError {
-    ClientError::Incomplete { operation: operation.to_owned(), what: "wish to do it" }
-}
-
-impl Agent {
-    fn say(&self, what: impl Into<String>) {
-        self.asked.borrow_mut().push(what.into());
-    }
-
-    fn asked(&self) -> Vec<String> {
-        self.asked.borrow().clone()
-    }
-
-    /// How often something was asked for.
-    fn count(&self, what: &str) -> usize {
-        self.asked.borrow().iter().filter(|asked| asked.starts_with(what)).count()
-    }
-}
-
-impl Container {
-    fn ended(&self) -> Option<(Instant, i32)> {
-        let by_itself = self.started? + self.life.0;
-        match self.stopped {
-            Some(at) if at < by_itself => Some((at, 143)),
-            _ => Some((by_itself, self.life.1)),
-        }
-    }
-}
-
-impl Cri for Agent {
-    async fn image(&self, name: &str) -> Result<Option<Image>, ClientError> {
-        self.say(format!("image {name}"));
-        let id = format!("sha256:{name}");
-        let pulled = self.count(&format!("pull {name}")) > 0;
-        Ok((pulled || self.images.contains(&name)).then(|| Image { id, ..Image::default() }))
-    }
-
-    async fn pull(&self, name: &str, _: ProgressFn) -> Result<Image, ClientError> {
-        self.say(format!("pull {name}"));
-        if name.contains("absent") { Err(refused(&format!("pull {name}"))) } else { Ok(Image::default()) }
-    }
-
-    async fn run_pod_sandbox(&self, config: &PodSandboxConfig) -> Result<String, ClientError> {
-        self.say("run pod");
-        let mut pods = self.pods.borrow_mut();
-        if !pods.contains(config) {
-            pods.push(config.clone());
-        }
-        Ok(format!("pod-{}", config.metadata.uid))
-    }
-
-    async fn pod_ips(&self, _: &str) -> Result<Vec<String>, ClientError> {
-        Ok(vec!["10.1.0.2".to_owned()])
-    }
-
-    async fn stop_pod_sandbox(&self, id: &str) -> Result<(), ClientError> {
-        self.say(format!("stop {id}"));
-        for container in self.containers.borrow_mut().values_mut() {
-            container.stopped.get_or_insert_with(Instant::now);
-        }
-        Ok(())
-    }
-
-    async fn remove_pod_sandbox(&self, id: &str) -> Result<(), ClientError> {
-        self.say(format!("remove {id}"));
-        if *self.failing_removals.borrow() > 0 {
-            *self.failing_removals.borrow_mut() -= 1;
-            return Err(refused("remove pod sandbox"));
-        }
-        self.pods.borrow_mut().retain(|pod| format!("pod-{}", pod.metadata.uid) != id);
-        self.containers.borrow_mut().clear();
-        Ok(())
-    }
-
-    async fn create_container(
-        &self,
-        _: &str,
-        config: &ContainerConfig,
-        pod: &PodSandboxConfig,
-    ) -> Result<String, ClientError> {
-        let (name, attempt) = (&config.metadata.name, config.metadata.attempt);
-        self.say(format!("create {name}"));
-        let lives = self.lives.get(name.as_str()).ok_or_else(|| refused("create container"))?;
-        let life = lives[(attempt as usize).min(lives.len() - 1)];
-        let log = PathBuf::from(&pod.log_directory).join(&config.log_path);
-        let id = format!("{name}-{attempt}");
-        let container = Container {
-            config: config.clone(),
-            log,
-            started: None,
-            life,
-            stops_in: self.stops_in,
-            stopped: None,
-        };
-        self.containers.borrow_mut().insert(id.clone(), container);
-        Ok(id)
-    }
-
-    async fn start_container(&self, id: &str) -> Result<(), ClientError> {
-        let at = self.begun.map_or(0, |begun| begun.elapsed().as_secs());
-        self.say(format!("start {id} at {at}"));
-        let mut containers = self.containers.borrow_mut();
-        let container = containers.get_mut(id).ok_or_else(|| refused("start container"))?;
-        container.started = Some(Instant::now());
-        let line = format!("2026-11-24T01:02:03Z stdout F hello from {id}\n");
-        fs::write(&container.log, line).map_err(|_| refused("write log"))?;
-        Ok(())
-    }
-
-    async fn stop_container(&self, id: &str, grace_s: i64) -> Result<(), ClientError> {
-        self.say(format!("stop {id} within {grace_s}"));
-        let wait = {
-            let mut containers = self.containers.borrow_mut();
-            let container = containers.get_mut(id).ok_or_else(|| refused("stop container"))?;
-            let wait = container.stops_in.min(Duration::from_secs(grace_s.max(0) as u64));
-            container.stopped = Some(Instant::now() + wait);
-            wait
-        };
-        tokio::time::sleep(wait).await;
-        Ok(())
-    }
-
-    async fn remove_container(&self, id: &str) -> Result<(), ClientError> {
-        self.containers.borrow_mut().remove(id);
-        Ok(())
-    }
-
-    async fn container_status(&self, id: &str) -> Result<ContainerStatus, ClientError> {
-        if *self.silent.borrow() > 0 {
-            *self.silent.borrow_mut() -= 1;
-            return Err(refused("status of container"));
-        }
-        let containers = self.containers.borrow();
-        let container = containers.get(id).ok_or_else(|| refused("status of container"))?;
-        let ended = container.ended().filter(|(at, _)| *at <= Instant::now());
-        Ok(ContainerStatus {
-            state: if ended.is_some() { ContainerState::Exited } else { ContainerState::Running },
-            exit_code: ended.map_or(0, |(_, code)| code),
-            reason: String::new(),
-            message: String::new(),
-            log_path: container.config.log_path.clone(),
-        })
-    }
-}
 
 /// What came of a run.
 struct Outcome {
@@ -318,6 +143,7 @@ async fn always_goes_on_until_a_signal() {
     assert_eq!(agent.count("start main"), 3);
     assert_eq!(agent.count("stop main-2 within 30"), 1, "{:?}", agent.asked());
     assert!(outcome.steps.contains("interrupted: the pod is stopped within 30 s"), "{}", outcome.steps);
+    assert!(outcome.steps.contains("container main stopped with exit code 143"), "{}", outcome.steps);
 }
 
 #[tokio::test(start_paused = true)]
@@ -388,6 +214,11 @@ async fn images_are_there_or_pulled() {
         let outcome = run(&mut agent, &spec(image, policy), &[]).await;
         assert_eq!((outcome.ended.unwrap(), agent.count("pull")), (0, pulls), "{image} {policy}");
     }
+    let shared = "  restartPolicy: Never\n  containers:\n  - {name: a, image: 'a:1'}\n  \
+                  - {name: b, image: 'a:1', imagePullPolicy: Always}\n  - {name: c, image: 'a:1', imagePullPolicy: Always}\n";
+    let mut sharing = agent(&[("a", &[(1, 0)]), ("b", &[(1, 0)]), ("c", &[(1, 0)])]);
+    run(&mut sharing, shared, &[]).await.ended.unwrap();
+    assert_eq!(sharing.count("pull"), 1, "once for all");
     for (image, policy, words) in [
         ("b:1", "Never", "spec.containers[0].image: b:1 is not here, and imagePullPolicy is Never"),
         ("absent:1", "Always", "spec.containers[0].image: pull absent:1"),
@@ -407,6 +238,14 @@ async fn a_container_that_cannot_be_made_ends_the_pod() {
     let error = run(&mut agent, spec, &[]).await.ended.unwrap_err();
     assert!(chain(&error).contains("create container"), "{}", chain(&error));
     assert_eq!(agent.count("stop good-0"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_is_not_started_is_not_waited_for() {
+    let mut agent = agent(&[("main", &[(1, 0)])]);
+    agent.no_starts = true;
+    let error = run(&mut agent, ONE, &[]).await.ended.unwrap_err();
+    assert!(error.to_string().starts_with("start container"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -491,15 +330,15 @@ async fn a_run_that_was_killed_while_its_pod_was_made_leaves_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_user_namespace_has_a_range_of_its_own() {
     let root = tempfile::tempdir().unwrap();
-    let seen = Rc::new(RefCell::new(Vec::new()));
+    let mut seen = Vec::new();
     for uid in ["one", "two"] {
         let place = Place::make(root.path(), uid).unwrap();
         let number = place.reserve_ids(&mut Record::default()).unwrap();
-        seen.borrow_mut().push(id_range(number)[0]);
+        seen.push(id_range(number)[0]);
         std::mem::forget(place);
     }
-    assert_eq!(seen.borrow()[0], IdMapping { host_id: FIRST_ID, container_id: 0, length: 65536 });
-    assert_eq!(seen.borrow()[1].host_id, FIRST_ID + 65536);
+    assert_eq!(seen[0], IdMapping { host_id: FIRST_ID, container_id: 0, length: 65536 });
+    assert_eq!(seen[1].host_id, FIRST_ID + 65536);
 }
 
 #[test]

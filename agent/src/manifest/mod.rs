@@ -1,7 +1,7 @@
 //! Pod manifests: a file's text to a [`Pod`], and a Pod to what CRI is asked for.
 //!
 //! A manifest is read strictly. Every field is either acted upon or refused by its path and line: what a file says
-//! happens, or nothing does. [`reader`] makes that so by refusing whatever no reader took.
+//! happens, or nothing does. `reader` makes that so by refusing whatever no reader took.
 //!
 //! ```text
 //!  yaml.rs    text to a tree with lines       pod.rs container.rs ...  tree to a Pod, field by field

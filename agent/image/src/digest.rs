@@ -49,8 +49,8 @@ impl FromStr for Digest {
         };
         if algorithm != "sha256" {
             return Err(format!(
-                "digest algorithm {:?} is not supported: only sha256",
-                algorithm.escape_debug()
+                "digest algorithm {} is not supported: only sha256",
+                crate::error::brief(algorithm)
             ));
         }
         if hex.len() != 64 || !hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {

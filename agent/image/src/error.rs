@@ -215,6 +215,11 @@ impl Error {
         Self::Records { operation: operation.into(), source: Box::new(source.into()) }
     }
 
+    /// What a parser says, cut: it may quote what it has read.
+    pub(crate) fn unreadable(object: impl Into<String>, what: &str, error: &serde_json::Error) -> Self {
+        Self::corrupt(object, format!("{what}: {}", brief(&error.to_string())))
+    }
+
     pub(crate) fn corrupt(object: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Corrupt { object: object.into(), reason: reason.into() }
     }
@@ -222,4 +227,14 @@ impl Error {
     pub(crate) fn unsupported(object: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Unsupported { object: object.into(), reason: reason.into() }
     }
+}
+
+/// Text of a stranger, fit for a message: escaped and cut.
+pub(crate) fn brief(text: &str) -> String {
+    const LONGEST: usize = 200;
+    let mut short: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
+    if text.chars().nth(LONGEST).is_some() {
+        short.push_str("...");
+    }
+    short
 }

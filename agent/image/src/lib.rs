@@ -90,12 +90,13 @@ impl Store {
         let name = name.to_owned();
         self.edit(&format!("image {name}"), move |catalog| {
             // Looked up again where no other change can come between.
-            catalog.edit_known(|model, snapshot| {
+            catalog.edit(|model, snapshot| {
                 if let Some(image) = snapshot.find(&name)? {
                     model.remove(&id_of(&image)?);
                 }
                 Ok(())
-            })
+            })?;
+            Ok(())
         })
         .await
     }
@@ -120,13 +121,13 @@ impl Store {
         let reference = self::tag(reference)?.to_string();
         let name = image_id.to_owned();
         self.edit(&format!("image {name}"), move |catalog| {
-            let id = catalog.edit_known(|model, snapshot| {
+            let (id, snapshot) = catalog.edit(|model, snapshot| {
                 let image = snapshot.find(&name)?.ok_or(Error::NoSuchImage { name: name.clone() })?;
                 let id = id_of(&image)?;
                 model.references.insert(reference, id.clone());
                 Ok(id)
             })?;
-            catalog.snapshot().by_id(&id).ok_or(Error::NoSuchImage { name })
+            snapshot.by_id(&id).ok_or(Error::NoSuchImage { name })
         })
         .await
     }
@@ -135,11 +136,12 @@ impl Store {
     pub async fn lease(&self, image_id: &str, owner: &str) -> Result<Arc<Image>, Error> {
         let (name, owner) = (image_id.to_owned(), owner.to_owned());
         self.edit(&format!("image {name}"), move |catalog| {
-            catalog.edit_known(|model, snapshot| {
+            let (image, _) = catalog.edit(|model, snapshot| {
                 let image = snapshot.find(&name)?.ok_or(Error::NoSuchImage { name })?;
                 model.leases.insert((owner, id_of(&image)?));
                 Ok(image)
-            })
+            })?;
+            Ok(image)
         })
         .await
     }
@@ -148,10 +150,11 @@ impl Store {
     pub async fn release(&self, owner: &str) -> Result<(), Error> {
         let owner = owner.to_owned();
         self.edit(&format!("leases of {owner}"), move |catalog| {
-            catalog.edit(|model| {
+            catalog.edit(|model, _| {
                 model.leases.retain(|(known, _)| *known != owner);
                 Ok(())
-            })
+            })?;
+            Ok(())
         })
         .await
     }
@@ -160,10 +163,11 @@ impl Store {
     pub async fn retain_leases(&self, owners: &HashSet<String>) -> Result<(), Error> {
         let owners = owners.clone();
         self.edit("leases", move |catalog| {
-            catalog.edit(|model| {
+            catalog.edit(|model, _| {
                 model.leases.retain(|(owner, _)| owners.contains(owner));
                 Ok(())
-            })
+            })?;
+            Ok(())
         })
         .await
     }

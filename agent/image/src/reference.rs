@@ -8,6 +8,8 @@ use crate::digest::Digest;
 const HUB: &str = "docker.io";
 const LONGEST_NAME: usize = 255;
 const LONGEST_TAG: usize = 128;
+/// More than a registry, a repository, a tag and a digest can have together.
+const LONGEST_TEXT: usize = 1024;
 
 /// What a reference points at.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -65,6 +67,9 @@ fn shorten(text: &str) -> String {
 fn read(text: &str) -> Result<Reference, String> {
     if text.is_empty() {
         return Err("it is empty".into());
+    }
+    if text.len() > LONGEST_TEXT {
+        return Err(format!("it is longer than {LONGEST_TEXT} characters"));
     }
     if let Some(odd) = text.chars().find(|char| !char.is_ascii_graphic()) {
         return Err(format!("character {odd:?} is not allowed"));

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -16,6 +16,7 @@ use rustix::io::Errno;
 
 use crate::Error;
 use crate::config::ImportSource;
+use crate::error::brief;
 use crate::store::{Home, Scratch};
 use crate::unpack::{Archive, Bounded, Entry, Fault, Kind, Limits, Space, decompress, show};
 
@@ -58,8 +59,7 @@ impl Bundle {
 
     /// A file and its size; none if there is no such name. Blocking.
     pub(super) fn file(&self, name: &str) -> Result<Option<(File, u64)>, Error> {
-        let fault =
-            |source: io::Error| Error::Io { operation: format!("open {name:?} of the archive"), source };
+        let fault = |source: io::Error| Error::Io { operation: format!("open {}", quoted(name)), source };
         let file = match self {
             Self::Directory(directory) => {
                 // NONBLOCK: nobody may hold us up with a FIFO.
@@ -97,13 +97,13 @@ impl Bundle {
         let mut bytes = Vec::new();
         file.take(limit)
             .read_to_end(&mut bytes)
-            .map_err(|source| Error::Io { operation: format!("read {name:?} of the archive"), source })?;
+            .map_err(|source| Error::Io { operation: format!("read {}", quoted(name)), source })?;
         Ok(Some(bytes))
     }
 }
 
 fn quoted(name: &str) -> String {
-    format!("file {name:?} of the archive")
+    format!("file {} of the archive", brief(name))
 }
 
 fn follow<'a>(members: &'a HashMap<String, Member>, name: &str) -> Result<Option<&'a str>, Error> {

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use super::bundle::Bundle;
 use super::{Candidate, LayerFile};
 use crate::Error;
+use crate::error::brief;
 use crate::manifest::{LARGEST_CONFIG, LARGEST_MANIFEST, MOST_LAYERS};
 use crate::reference::{Reference, Target};
 
@@ -23,12 +24,12 @@ struct Saved {
 pub(super) fn images(bundle: &Bundle) -> Result<Option<Vec<Candidate>>, Error> {
     let Some(list) = bundle.read(LIST, LARGEST_MANIFEST)? else { return Ok(None) };
     let saved: Vec<Saved> = serde_json::from_slice(&list)
-        .map_err(|error| Error::corrupt(LIST, format!("not a list of images: {error}")))?;
+        .map_err(|error| Error::unreadable(LIST, "not a list of images", &error))?;
     saved.into_iter().map(|saved| image(bundle, saved)).collect::<Result<_, _>>().map(Some)
 }
 
 fn image(bundle: &Bundle, saved: Saved) -> Result<Candidate, Error> {
-    let object = format!("configuration {:?} of the archive", saved.config);
+    let object = format!("configuration {} of the archive", brief(&saved.config));
     let config = bundle.read(&saved.config, LARGEST_CONFIG)?;
     let config = config.ok_or_else(|| Error::corrupt(object, "the archive does not hold it"))?;
     let layers = saved.layers.unwrap_or_default();

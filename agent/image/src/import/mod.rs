@@ -14,6 +14,7 @@ use self::bundle::Bundle;
 use crate::Error;
 use crate::config::ImportSource;
 use crate::digest::Digest;
+use crate::error::brief;
 use crate::manifest::{Config, Descriptor};
 use crate::reference::Reference;
 use crate::store::{Catalog, Layers, NewImage, Staged, commit, healthy};
@@ -103,7 +104,7 @@ fn gather(
     let present = healthy(&catalog.home, recorded);
     let mut staged = HashMap::new();
     for (diff_id, file) in files.iter().filter(|(diff_id, _)| !present.contains_key(*diff_id)) {
-        let object = format!("layer {:?} of the archive", file.name);
+        let object = format!("layer {} of the archive", brief(&file.name));
         let Some((source, size)) = bundle.file(&file.name)? else {
             return Err(Error::corrupt(object, "the archive does not hold it"));
         };
@@ -113,5 +114,5 @@ fn gather(
         let layer = Staged::unpack(&catalog.home, source, file.blob.as_ref(), diff_id, &object, stop)?;
         staged.insert(diff_id.clone(), Arc::new(layer));
     }
-    Ok(Layers { present, staged, pinned })
+    Ok(Layers::new(present, staged, pinned))
 }

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use super::platform::architecture;
 use crate::Error;
 use crate::digest::Digest;
+use crate::error::brief;
 
 #[derive(Deserialize)]
 struct RawConfig {
@@ -49,17 +50,17 @@ impl Config {
     /// Reads a configuration for an image of `layers` layers, if their number is known.
     pub(crate) fn parse(object: &str, body: &[u8], layers: Option<usize>) -> Result<Self, Error> {
         let raw: RawConfig = serde_json::from_slice(body)
-            .map_err(|error| Error::corrupt(object, format!("not an image configuration: {error}")))?;
+            .map_err(|error| Error::unreadable(object, "not an image configuration", &error))?;
         if !raw.rootfs.kind.is_empty() && raw.rootfs.kind != "layers" {
-            return Err(Error::unsupported(object, format!("rootfs of type {:?}", raw.rootfs.kind)));
+            return Err(Error::unsupported(object, format!("rootfs of type {:?}", brief(&raw.rootfs.kind))));
         }
         let os_fits = raw.os.is_empty() || raw.os == "linux";
         let architecture_fits = raw.architecture.is_empty() || raw.architecture == architecture();
         if !os_fits || !architecture_fits {
             let reason = format!(
                 "the image is for {}/{}, this machine is linux/{}",
-                raw.os.escape_debug(),
-                raw.architecture.escape_debug(),
+                brief(&raw.os),
+                brief(&raw.architecture),
                 architecture()
             );
             return Err(Error::unsupported(object, reason));

@@ -17,6 +17,7 @@ pub(crate) use self::config::Config;
 use self::platform::{Platform, architecture};
 use crate::Error;
 use crate::digest::Digest;
+use crate::error::brief;
 
 /// Largest manifest or index, in bytes.
 pub(crate) const LARGEST_MANIFEST: u64 = 4 << 20;
@@ -97,8 +98,8 @@ pub(crate) struct Listed {
 
 /// The manifests and indexes that a layout's `index.json` lists.
 pub(crate) fn list(object: &str, body: &[u8]) -> Result<Vec<Listed>, Error> {
-    let raw: RawManifest = serde_json::from_slice(body)
-        .map_err(|error| Error::corrupt(object, format!("not an index: {error}")))?;
+    let raw: RawManifest =
+        serde_json::from_slice(body).map_err(|error| Error::unreadable(object, "not an index", &error))?;
     let manifests = raw.manifests.ok_or_else(|| Error::corrupt(object, "the index lists no manifests"))?;
     let known = |raw: &RawDescriptor| raw.media_type.as_deref().is_none_or(|kind| ACCEPT.contains(&kind));
     let listed = |raw: RawDescriptor| {
@@ -115,7 +116,7 @@ impl Manifest {
     /// Reads a manifest. `content_type`: the registry's header or the descriptor's media type, if there is one.
     pub(crate) fn parse(object: &str, body: &[u8], content_type: Option<&str>) -> Result<Self, Error> {
         let raw: RawManifest = serde_json::from_slice(body)
-            .map_err(|error| Error::corrupt(object, format!("not a manifest: {error}")))?;
+            .map_err(|error| Error::unreadable(object, "not a manifest", &error))?;
         if raw.fs_layers.is_some() || raw.schema_version == 1 {
             return Err(Error::unsupported(
                 object,
@@ -131,7 +132,8 @@ impl Manifest {
             && ACCEPT.contains(&outer)
             && inner != outer
         {
-            return Err(Error::corrupt(object, format!("the manifest says {inner}, its registry {outer}")));
+            let reason = format!("the manifest says {}, its registry {outer}", brief(inner));
+            return Err(Error::corrupt(object, reason));
         }
         match kind {
             Some(media::OCI_IMAGE_INDEX_MEDIA_TYPE | media::IMAGE_MANIFEST_LIST_MEDIA_TYPE)
@@ -145,7 +147,10 @@ impl Manifest {
                 return Err(Error::corrupt(object, "the manifest is an index and says that it is an image"));
             }
             Some(kind) if raw.media_type.is_some() && !ACCEPT.contains(&kind) => {
-                return Err(Error::unsupported(object, format!("media type {kind:?} is not an image")));
+                return Err(Error::unsupported(
+                    object,
+                    format!("media type {} is not an image", brief(kind)),
+                ));
             }
             _ => {}
         }
@@ -168,7 +173,7 @@ impl Manifest {
             Some(other) => {
                 return Err(Error::unsupported(
                     object,
-                    format!("configuration of type {other:?}: not a container image"),
+                    format!("configuration of type {}: not a container image", brief(other)),
                 ));
             }
         }
@@ -181,8 +186,9 @@ impl Manifest {
             let kind = layer.media_type.as_deref().unwrap_or(LAYER_TYPES[0]);
             if !LAYER_TYPES.contains(&kind) {
                 let reason = format!(
-                    "layer {} has media type {kind:?}: tar, tar+gzip and tar+zstd are supported",
-                    layer.digest
+                    "layer {} has media type {}: tar, tar+gzip and tar+zstd are supported",
+                    brief(&layer.digest),
+                    brief(kind)
                 );
                 return Err(Error::unsupported(object, reason));
             }
@@ -224,19 +230,12 @@ fn choose(object: &str, manifests: &[RawDescriptor]) -> Result<Descriptor, Error
             best = Some((fit, raw));
         }
     }
-    match best {
-        Some((_, raw)) => descriptor(object, raw, LARGEST_MANIFEST),
-        None => {
-            let mut known: Vec<String> = manifests
-                .iter()
-                .filter_map(|raw| raw.platform.as_ref())
-                .map(Platform::show)
-                .take(20)
-                .collect();
-            known.sort();
-            let known = known.join(", ").escape_debug().to_string();
-            let reason = format!("no manifest for linux/{}, only for: {known}", architecture());
-            Err(Error::unsupported(object, reason))
-        }
+    if let Some((_, raw)) = best {
+        return descriptor(object, raw, LARGEST_MANIFEST);
     }
+    let platforms = manifests.iter().filter_map(|raw| raw.platform.as_ref());
+    let mut known: Vec<String> = platforms.map(Platform::show).take(20).collect();
+    known.sort();
+    let reason = format!("no manifest for linux/{}, only for: {}", architecture(), known.join(", "));
+    Err(Error::unsupported(object, reason))
 }

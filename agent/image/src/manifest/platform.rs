@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use crate::error::brief;
+
 #[derive(Deserialize, Debug, Default)]
 pub(super) struct Platform {
     #[serde(default)]
@@ -27,9 +29,10 @@ impl Platform {
     }
 
     pub(super) fn show(&self) -> String {
+        let (os, architecture) = (brief(&self.os), brief(&self.architecture));
         match &self.variant {
-            Some(variant) => format!("{}/{}/{variant}", self.os, self.architecture),
-            None => format!("{}/{}", self.os, self.architecture),
+            Some(variant) => format!("{os}/{architecture}/{}", brief(variant)),
+            None => format!("{os}/{architecture}"),
         }
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct Wanted {
     pub diff_id: Digest,
     /// For messages.
     pub object: String,
+    /// The records have it, and the disk has not.
+    pub damaged: bool,
 }
 
 /// Downloads and unpacks a layer from the first host that can deliver it. The wait for a slot has no limit of its own:

@@ -78,8 +78,14 @@ pub(super) struct Flights {
 }
 
 impl Flights {
-    /// Joins the download of this layer, or starts it. Also says whether it was started.
-    pub(super) fn join<F>(&self, key: &Key, fetch: impl FnOnce(Arc<AtomicU64>) -> F) -> (Arc<Flight>, bool)
+    /// Joins the download of this layer, or starts it; also says whether it was started. Nothing if by now the layer is
+    /// `recorded`, which is asked only if there is no download to join.
+    pub(super) fn join<F>(
+        &self,
+        key: &Key,
+        recorded: impl FnOnce() -> bool,
+        fetch: impl FnOnce(Arc<AtomicU64>) -> F,
+    ) -> Option<(Arc<Flight>, bool)>
     where
         F: Future<Output = Result<Staged, Error>> + Send + 'static,
     {
@@ -87,11 +93,14 @@ impl Flights {
         if let Some(flight) = flights.get(key).and_then(Weak::upgrade)
             && flight.is_promising()
         {
-            return (flight, false);
+            return Some((flight, false));
+        }
+        if recorded() {
+            return None;
         }
         flights.retain(|_, flight| flight.strong_count() > 0);
         let flight = Arc::new(Flight::start(fetch));
         flights.insert(key.clone(), Arc::downgrade(&flight));
-        (flight, true)
+        Some((flight, true))
     }
 }

@@ -6,10 +6,10 @@
 
 mod fetch;
 mod flights;
+mod meter;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use holdfast_model::{Credentials, Image};
@@ -17,9 +17,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use self::fetch::{Wanted, fetch};
-use self::flights::{Flights, Key};
+use self::flights::{Flight, Flights, Key};
+use self::meter::{Counter, Meter};
 use crate::blocking::blocking;
-use crate::config::Progress;
 use crate::digest::Digest;
 use crate::manifest::{Config, Descriptor, Manifest};
 use crate::reference::{Reference, Target};
@@ -81,7 +81,7 @@ impl Puller {
         let object = format!("{text}: configuration {}", found.config.digest);
         let body = session.small_blob(&found.config).await?;
         let config = Config::parse(&object, &body, Some(found.layers.len()))?;
-        let layers = self.layers(&reference, &session, &found.layers, &config, progress).await?;
+        let (layers, flights) = self.layers(&reference, &session, &found.layers, &config, progress).await?;
         let image = NewImage {
             id: found.config.digest,
             config: config.image,
@@ -90,7 +90,11 @@ impl Puller {
             names,
         };
         let catalog = Arc::clone(&self.catalog);
-        let work = move || commit(&catalog, vec![image], &layers);
+        let work = move || {
+            // Held up to here: who comes meanwhile finds the layers with them, who comes later in the records.
+            let _flights = flights;
+            commit(&catalog, vec![image], &layers)
+        };
         let images = blocking(&text, "the disk, which takes the image", work).await?;
         images.into_iter().next().ok_or(Error::NoSuchImage { name: text })
     }
@@ -113,14 +117,14 @@ impl Puller {
         }
         let (catalog, names) = (Arc::clone(&self.catalog), names.to_vec());
         blocking(object, "the disk, which takes the name", move || {
-            catalog.edit(|model| {
+            let ((), snapshot) = catalog.edit(|model, _| {
                 // It may have been removed meanwhile.
                 if model.visible(&id).is_some() {
                     model.references.extend(names.into_iter().map(|name| (name, id.clone())));
                 }
                 Ok(())
             })?;
-            Ok(catalog.snapshot().by_id(&id))
+            Ok(snapshot.by_id(&id))
         })
         .await
     }
@@ -133,13 +137,13 @@ impl Puller {
         blobs: &[Descriptor],
         config: &Config,
         progress: Option<ProgressFn>,
-    ) -> Result<Layers, Error> {
+    ) -> Result<(Layers, Vec<Arc<Flight>>), Error> {
         // A layer that stands there twice is fetched once.
         let wanted: HashMap<Digest, Descriptor> =
             config.diff_ids.iter().cloned().zip(blobs.iter().cloned()).collect();
         let pinned = self.catalog.pin(wanted.keys().cloned().collect());
         let recorded = wanted.keys().filter(|diff_id| pinned.is_recorded(diff_id)).cloned().collect();
-        let present = self.healthy(&reference.to_string(), recorded).await?;
+        let mut present = self.healthy(&reference.to_string(), recorded).await?;
         let mut meter = Meter::new(reference, progress, wanted.len(), present.len());
         let mut downloads = JoinSet::new();
         // Lowest first: slots are given in the order in which they are asked for.
@@ -150,13 +154,14 @@ impl Puller {
             }
             let blob = wanted[diff_id].clone();
             let object = format!("{reference}: layer {}", blob.digest);
-            let wanted = Wanted { blob, diff_id: diff_id.clone(), object };
+            let damaged = pinned.is_recorded(diff_id);
+            let wanted = Wanted { blob, diff_id: diff_id.clone(), object, damaged };
             let received = meter.expect(wanted.blob.size);
             let (puller, session) = (Arc::clone(self), Arc::clone(session));
             let name = reference.name();
             downloads.spawn(async move { puller.layer(name, session, wanted, &received).await });
         }
-        let mut staged = HashMap::new();
+        let (mut staged, mut flights) = (HashMap::new(), Vec::new());
         meter.tell();
         loop {
             let joined = tokio::select! {
@@ -169,15 +174,20 @@ impl Puller {
             match joined {
                 None => break,
                 Some(Ok(layer)) => {
-                    let layer = layer?;
-                    staged.insert(layer.facts.diff_id.clone(), layer);
+                    match layer? {
+                        Got::Present(facts) => drop(present.insert(facts.diff_id.clone(), facts)),
+                        Got::Staged(layer, flight) => {
+                            staged.insert(layer.facts.diff_id.clone(), layer);
+                            flights.push(flight);
+                        }
+                    }
                     meter.done += 1;
                     meter.tell();
                 }
                 Some(Err(_)) => return Err(Error::Cancelled { object: reference.to_string() }),
             }
         }
-        Ok(Layers { present, staged, pinned })
+        Ok((Layers::new(present, staged, pinned), flights))
     }
 
     async fn healthy(
@@ -196,21 +206,35 @@ impl Puller {
         session: Arc<Session>,
         wanted: Wanted,
         received: &Counter,
-    ) -> Result<Arc<Staged>, Error> {
+    ) -> Result<Got, Error> {
         let key = Key { repository, blob: wanted.blob.digest.clone(), diff_id: wanted.diff_id.clone() };
         for join in 1.. {
             let (home, slots) = (Arc::clone(&self.catalog.home), Arc::clone(&self.slots));
-            let (session, wanted) = (Arc::clone(&session), wanted.clone());
-            let (flight, ours) = self.flights.join(&key, |count| fetch(home, session, slots, wanted, count));
+            let (session, copy) = (Arc::clone(&session), wanted.clone());
+            let recorded = || !wanted.damaged && self.catalog.is_recorded(&wanted.diff_id);
+            let joined = self.flights.join(&key, recorded, |count| fetch(home, session, slots, copy, count));
+            let Some((flight, ours)) = joined else {
+                let facts = self.healthy(&wanted.object, [wanted.diff_id.clone()].into()).await?;
+                let facts = facts.into_values().next();
+                return facts.map(Got::Present).ok_or(Error::Cancelled { object: wanted.object });
+            };
             received.set(Arc::clone(&flight.received));
             match flight.wait().await {
-                Ok(staged) => return Ok(staged),
+                Ok(staged) => return Ok(Got::Staged(staged, flight)),
                 Err(error) if !ours && join < MOST_JOINS && is_personal(error.kind()) => {}
                 Err(error) => return Err(Error::Shared(error)),
             }
         }
         Err(Error::Cancelled { object: wanted.object })
     }
+}
+
+/// A layer that a pull waited for.
+enum Got {
+    /// Another pull has committed it meanwhile.
+    Present(Facts),
+    /// Unpacked, with the download that brought it.
+    Staged(Arc<Staged>, Arc<Flight>),
 }
 
 /// Failures that say something of the pull that had them, not of the layer.
@@ -228,57 +252,4 @@ async fn find_image(session: &Session, object: &str, mut fetched: Fetched) -> Re
         }
     }
     Err(Error::corrupt(object, "its index leads to an index again and again"))
-}
-
-/// The bytes of one layer, whichever download brings them.
-#[derive(Debug, Clone, Default)]
-struct Counter(Arc<std::sync::Mutex<Arc<AtomicU64>>>);
-
-impl Counter {
-    fn set(&self, received: Arc<AtomicU64>) {
-        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = received;
-    }
-
-    fn get(&self) -> u64 {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).load(Ordering::Relaxed)
-    }
-}
-
-/// Tells the caller how far the pull is.
-struct Meter {
-    reference: String,
-    tell: Option<ProgressFn>,
-    done: usize,
-    layers: usize,
-    total: u64,
-    counters: Vec<Counter>,
-}
-
-impl Meter {
-    fn new(reference: &Reference, tell: Option<ProgressFn>, layers: usize, done: usize) -> Self {
-        Self { reference: reference.to_string(), tell, done, layers, total: 0, counters: Vec::new() }
-    }
-
-    fn is_wanted(&self) -> bool {
-        self.tell.is_some()
-    }
-
-    fn expect(&mut self, size: u64) -> Counter {
-        let counter = Counter::default();
-        self.counters.push(counter.clone());
-        self.total += size;
-        counter
-    }
-
-    fn tell(&self) {
-        if let Some(tell) = &self.tell {
-            tell(Progress {
-                reference: self.reference.clone(),
-                layers_done: self.done,
-                layers: self.layers,
-                bytes: self.counters.iter().map(Counter::get).sum(),
-                total_bytes: self.total,
-            });
-        }
-    }
 }

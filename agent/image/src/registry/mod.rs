@@ -189,10 +189,11 @@ impl<'a> Hosts<'a> {
 
     /// Why none delivered.
     pub(crate) fn verdict(self) -> Error {
-        self.worst.map(|(_, error)| error).unwrap_or_else(|| Error::Config {
+        let nobody = || Error::Config {
             path: format!("hosts.toml of {}", self.session.reference.registry),
             reason: "no host has the capability".into(),
-        })
+        };
+        self.worst.map_or_else(nobody, |(_, error)| error)
     }
 }
 

@@ -42,35 +42,36 @@ impl Catalog {
         Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Makes a change, all of it or nothing. `change` may also move new things to their final names; if it or the
-    /// commit fails they are taken away again. Blocking.
-    pub(crate) fn edit<T>(&self, change: impl FnOnce(&mut Model) -> Result<T, Error>) -> Result<T, Error> {
-        self.edit_known(|model, _| change(model))
-    }
-
-    /// Like [`Self::edit`]; `change` also gets the state before it, which no other change can replace meanwhile.
-    pub(crate) fn edit_known<T>(
+    /// Makes a change, all of it or nothing, and returns what `change` does with the state after it. `change` gets the
+    /// records to edit and the state before, which no other change can replace meanwhile. It may also move new things to
+    /// their final names; if it or the commit fails they are taken away again. Blocking.
+    pub(crate) fn edit<T>(
         &self,
         change: impl FnOnce(&mut Model, &Snapshot) -> Result<T, Error>,
-    ) -> Result<T, Error> {
+    ) -> Result<(T, Arc<Snapshot>), Error> {
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
-        let snapshot = self.snapshot();
-        let before = &snapshot.model;
-        let mut after = before.clone();
-        let result = change(&mut after, &snapshot).and_then(|value| {
+        let before = self.snapshot();
+        let mut after = before.model.clone();
+        let result = change(&mut after, &before).and_then(|value| {
             self.prune(&mut after);
-            if after != *before {
-                records.commit(before, &after)?;
+            if after != before.model {
+                records.commit(&before.model, &after)?;
             }
             Ok(value)
         });
-        if result.is_err() {
-            self.take_away(&after, before);
-        } else if after != *before {
-            let snapshot = Arc::new(Snapshot::new(after, &self.home));
-            *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&snapshot);
-            self.take_away(before, &snapshot.model);
-        }
+        let result = match result {
+            Ok(value) if after == before.model => Ok((value, before)),
+            Ok(value) => {
+                let snapshot = Arc::new(Snapshot::new(after, &self.home));
+                *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&snapshot);
+                self.take_away(&before.model, &snapshot.model);
+                Ok((value, snapshot))
+            }
+            Err(error) => {
+                self.take_away(&after, &before.model);
+                Err(error)
+            }
+        };
         self.pins().going.clear();
         result
     }
@@ -108,6 +109,12 @@ impl Catalog {
 
     fn pins(&self) -> std::sync::MutexGuard<'_, Pins> {
         self.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a layer is there to stay; only a layer that the caller has pinned is.
+    pub(crate) fn is_recorded(&self, diff_id: &Digest) -> bool {
+        let pins = self.pins();
+        self.snapshot().model.layers.contains_key(diff_id) && !pins.going.contains(diff_id)
     }
 
     /// Keeps layers from being removed, and says which of them the records have.

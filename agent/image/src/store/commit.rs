@@ -31,10 +31,21 @@ pub(crate) struct NewImage {
 /// Layers of the images, by diff_id.
 pub(crate) struct Layers {
     /// Those that were there, with what is known of them.
-    pub present: HashMap<Digest, Facts>,
-    pub staged: HashMap<Digest, Arc<Staged>>,
+    present: HashMap<Digest, Facts>,
+    staged: HashMap<Digest, Arc<Staged>>,
     /// Keeps the present ones from being removed.
-    pub pinned: Pinned,
+    _pinned: Pinned,
+}
+
+impl Layers {
+    /// `pinned`: has to hold the layers that are present.
+    pub(crate) fn new(
+        present: HashMap<Digest, Facts>,
+        staged: HashMap<Digest, Arc<Staged>>,
+        pinned: Pinned,
+    ) -> Self {
+        Self { present, staged, _pinned: pinned }
+    }
 }
 
 /// An image with all that belongs to it in work directories.
@@ -56,13 +67,12 @@ pub(crate) fn commit(
     let mut prepared: Vec<Prepared> =
         images.into_iter().map(|image| prepare(catalog, image, layers)).collect::<Result<_, _>>()?;
     catalog.home.sync()?;
-    catalog.edit(|model| {
+    let ((), snapshot) = catalog.edit(|model, _| {
         for image in &mut prepared {
             show(catalog, model, image, layers)?;
         }
         catalog.home.sync_names()
     })?;
-    let snapshot = catalog.snapshot();
     Ok(ids.iter().filter_map(|id| snapshot.by_id(id)).collect())
 }
 

@@ -1,12 +1,14 @@
 //! The directories of the store, and the private ones in which things are made before they are shown.
 //!
-//!     store.redb           images, references, layers, leases
-//!     layers/<hex>/        by diff_id: `fs` holds the layer's files, `layer.json` what was learnt while unpacking it
-//!     directories/<hex>/   by image: see the module of this name
-//!     blobs/sha256/<hex>   manifests and configurations
-//!     empty/               the root of an image without layers
-//!     work/<n>/            what is in progress
-//!     trash/<n>            what is on its way out
+//! ```text
+//! store.redb           images, references, layers, leases
+//! layers/<hex>/        by diff_id: `fs` holds the layer's files, `layer.json` what was learnt while unpacking it
+//! directories/<hex>/   by image: see the module of this name
+//! blobs/sha256/<hex>   manifests and configurations
+//! empty/               the root of an image without layers
+//! work/<n>/            what is in progress
+//! trash/<n>            what is on its way out
+//! ```
 //!
 //! `work` and `trash` never survive a start. A directory under another name than `work` and `trash` is complete.
 
@@ -30,6 +32,7 @@ const DIRECTORIES: [&str; 6] = ["layers", "directories", "blobs/sha256", "empty"
 /// The store's directories, open.
 #[derive(Debug)]
 pub(crate) struct Home {
+    /// Absolute.
     path: PathBuf,
     root: OwnedFd,
     pub(super) layers: OwnedFd,
@@ -85,11 +88,6 @@ impl Home {
     /// Where the records are.
     pub(super) fn records_path(&self) -> PathBuf {
         self.path.join("store.redb")
-    }
-
-    /// Absolute.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
     }
 
     /// The files of a layer.

@@ -52,10 +52,6 @@ impl<'a> Tree<'a> {
         }
     }
 
-    pub(crate) fn footprint(&self) -> Footprint {
-        self.footprint
-    }
-
     /// Makes what the entry says; later entries win over earlier ones.
     pub(crate) fn apply(
         &mut self,

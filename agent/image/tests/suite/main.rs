@@ -1,0 +1,12 @@
+//! The store against a registry on loopback, good and bad, and against its own past.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod bed;
+mod hostile;
+mod images;
+mod import;
+mod pull;
+mod recover;
+mod registry;
+mod remove;
+mod share;

@@ -8,10 +8,19 @@ use crate::config::{LogFormat, LogLevel};
 
 /// Sets the program's log up. A second call changes nothing.
 pub fn init(level: LogLevel, format: LogFormat) {
+    init_with(level, format, "");
+}
+
+/// The same for a program that serves only itself: what its server refuses, its client tells.
+pub fn init_for_client(level: LogLevel, format: LogFormat) {
+    init_with(level, format, if level >= LogLevel::Debug { "" } else { ",holdfast::cri=off" });
+}
+
+fn init_with(level: LogLevel, format: LogFormat, more: &str) {
     let journal = std::env::var("JOURNAL_STREAM").ok();
     let stderr = rustix::fs::fstat(std::io::stderr()).ok().map(|stat| (stat.st_dev, stat.st_ino));
     let stamped = !is_journal(journal.as_deref(), stderr);
-    let registry = tracing_subscriber::registry().with(EnvFilter::new(directives(level)));
+    let registry = tracing_subscriber::registry().with(EnvFilter::new(directives(level) + more));
     let lines = fmt::layer().with_writer(std::io::stderr);
     // Whether an outer program has set a subscriber before does not matter to anybody.
     let _ = match (format, stamped) {

@@ -48,11 +48,10 @@ impl Cgroups {
     pub fn detect(driver: DriverSetting, default_parent: Option<String>) -> Result<Self, Error> {
         let layout = Layout::detect()?;
         let driver = match driver {
-            DriverSetting::Cgroupfs => Driver::Cgroupfs,
             DriverSetting::Systemd if !Systemd::is_running() => return Err(Error::NoSystemd),
             DriverSetting::Systemd => Driver::Systemd,
             DriverSetting::Auto if layout.mode == Mode::V2 && Systemd::is_running() => Driver::Systemd,
-            DriverSetting::Auto => Driver::Cgroupfs,
+            DriverSetting::Auto | DriverSetting::Cgroupfs => Driver::Cgroupfs,
         };
         Self::new(layout, driver, default_parent, Systemd::default())
     }

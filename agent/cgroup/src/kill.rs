@@ -179,7 +179,9 @@ mod tests {
     fn no_other_process_than_a_member_is_signalled() {
         let own = rustix::process::getpid().as_raw_nonzero().get();
         // Group "" would hold every process: only the guard stands before this one's end.
-        [-1, 0, own].into_iter().for_each(|pid| kill_one(pid, "").unwrap());
+        for pid in [-1, 0, own] {
+            kill_one(pid, "").unwrap();
+        }
         kill_one(rustix::process::getppid().unwrap().as_raw_nonzero().get(), "/holdfast-no-such-group")
             .unwrap();
     }

@@ -110,7 +110,7 @@ fn v1_hierarchies(base: &Path, mounts: Vec<(PathBuf, Vec<String>)>) -> Vec<Hiera
         match found.iter_mut().find(|known| known.controllers == controllers) {
             None => found.push(Hierarchy { root, controllers, unified: false }),
             Some(known) if known.root.parent() != Some(base) && root.parent() == Some(base) => {
-                known.root = root
+                known.root = root;
             }
             Some(_) => {}
         }

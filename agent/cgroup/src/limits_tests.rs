@@ -31,7 +31,7 @@ fn refusals_name_field_and_value() {
         (refused(|r| r.cpuset_mems = "x".into()), "cpuset_mems", "x"),
         (
             refused(|r| {
-                r.hugepage_limits = vec![HugepageLimit { page_size: "../2MB".into(), limit_bytes: 0 }]
+                r.hugepage_limits = vec![HugepageLimit { page_size: "../2MB".into(), limit_bytes: 0 }];
             }),
             "page_size",
             "../2MB",

@@ -195,7 +195,7 @@ mod tests {
 
         #[test]
         fn pids_that_were_written_are_read(wanted in proptest::collection::vec(1..i32::MAX, 0..50)) {
-            let text: String = wanted.iter().map(|pid| format!("{pid}\n")).collect();
+            let text = wanted.iter().map(i32::to_string).collect::<Vec<_>>().join("\n");
             prop_assert_eq!(pids(&text), wanted);
         }
 

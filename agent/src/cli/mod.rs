@@ -92,7 +92,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> anyhow::Result<T> {
 /// `holdfast run` ends with the pod's code; our own errors are 125, so that both can be told apart.
 fn run(config: anyhow::Result<Config>, arguments: &RunArguments) -> anyhow::Result<ExitCode> {
     let ended = config.and_then(|config| {
-        logging::init(config.log_level, config.log_format);
+        logging::init_for_client(config.log_level, config.log_format);
         Ok(block_on(standalone::run(&config, arguments))??)
     });
     match ended {

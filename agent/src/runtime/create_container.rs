@@ -28,6 +28,7 @@ use super::{
     object::{Container, Kept, Pod},
     pod_files,
     record::{self, ContainerRecord, PodRecord, ProcessName},
+    run_pod_sandbox::pod_hostname,
     shim::{Answers, Notice, Shim, ShimError},
     stats::Samples,
     stop_pod_sandbox::teardown,
@@ -62,7 +63,7 @@ impl Runtime {
         drop(pod_config);
         let pod = self.pod(pod)?;
         let runtime = self.clone();
-        self.detached(async move { runtime.create_container_in(pod, config).await }).await
+        self.detached(async move { Box::pin(runtime.create_container_in(pod, config)).await }).await
     }
 
     async fn create_container_in(
@@ -80,7 +81,7 @@ impl Runtime {
             Reserved::Taken(by) => return self.same_container(&by, &config, wanted),
         };
         let plan = self.plan(pod.clone(), holder, config).await?;
-        let container = self.make_container(plan, name).await?;
+        let container = Box::pin(self.make_container(plan, name)).await?;
         container.name.settle(container.id.as_str());
         self.containers
             .write()
@@ -196,7 +197,7 @@ impl Runtime {
                     work: dir.join("work"),
                 },
                 files: pod_files::paths(&pod_dir),
-                hostname: &runtime.pod_hostname(&pod_config),
+                hostname: &pod_hostname(&pod_config),
                 cgroups_path: &cgroups_path,
                 host: &runtime.host,
                 rlimits: &runtime.config.runtime.default_rlimits(),

@@ -88,9 +88,10 @@ impl Error {
     pub fn kind(&self) -> Kind {
         match self {
             Self::NotFound { .. } | Self::NoSuchImage { .. } => Kind::NotFound,
-            Self::Ambiguous { .. } | Self::BadRequest { .. } => Kind::InvalidArgument,
+            Self::Ambiguous { .. } | Self::BadRequest { .. } | Self::NoSuchHandler { .. } => {
+                Kind::InvalidArgument
+            }
             Self::PodNotReady { .. } | Self::WrongState { .. } => Kind::FailedPrecondition,
-            Self::NoSuchHandler { .. } => Kind::InvalidArgument,
             Self::NameTaken { .. } => Kind::AlreadyExists,
             Self::Timeout { .. } | Self::ExecTimeout { .. } => Kind::DeadlineExceeded,
             Self::Spec { source, .. } => super::kinds::spec(source),

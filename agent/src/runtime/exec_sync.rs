@@ -19,7 +19,6 @@ use super::{
     Error, Runtime,
     blocking::blocking,
     create_container::sealed,
-    error::phase_name,
     object::Container,
     shim::{ANSWER_LIMIT, Shim, ShimError},
 };
@@ -54,7 +53,7 @@ impl Runtime {
             return Err(Error::BadRequest { field: "cmd", problem: "a command is needed".to_owned() });
         }
         let container = self.container(id)?;
-        let shim = self.running_shim(&container, "ExecSync")?;
+        let shim = container.running_shim("ExecSync")?;
         let (launch, seccomp) = self.exec_launch(&container, &command).await?;
         let (stdout, stdout_end) = output_pipe(&container)?;
         let (stderr, stderr_end) = output_pipe(&container)?;
@@ -93,20 +92,6 @@ impl Runtime {
             None if limit_ms != 0 && container.phase() == Phase::Running => Err(timed_out()),
             None => Err(failed(ShimError::Gone { request: "Exec" })),
         }
-    }
-
-    pub(super) fn running_shim(
-        &self,
-        container: &Container,
-        operation: &'static str,
-    ) -> Result<Arc<Shim>, Error> {
-        let phase = container.phase();
-        container.shim().filter(|_| phase == Phase::Running).ok_or_else(|| Error::WrongState {
-            id: container.id.to_string(),
-            state: phase_name(phase),
-            operation,
-            wanted: "running",
-        })
     }
 
     /// The process of an exec is the container's own with another command.
@@ -206,7 +191,7 @@ async fn collect<E>(
 }
 
 async fn read_capped(from: &mut pipe::Receiver, into: &mut Vec<u8>) {
-    let mut chunk = [0_u8; 8192];
+    let mut chunk = vec![0_u8; 8192];
     while let Ok(count @ 1..) = from.read(&mut chunk).await {
         let room = OUTPUT_LIMIT.saturating_sub(into.len()).min(count);
         into.extend_from_slice(&chunk[..room]);

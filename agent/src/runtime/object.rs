@@ -10,7 +10,9 @@ use holdfast_pod::{holder::Holder, protocol::Phase};
 use tokio::sync::watch;
 
 use super::{
+    Error,
     blocking::blocking,
+    error::phase_name,
     names::Reservation,
     record::{self, ContainerRecord, PodPhase, PodRecord, Record, RecordError},
     shim::Shim,
@@ -131,6 +133,17 @@ impl Container {
     /// The shim while it lives.
     pub fn shim(&self) -> Option<Arc<Shim>> {
         self.shim.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The shim of a container that has to be running for `operation`.
+    pub fn running_shim(&self, operation: &'static str) -> Result<Arc<Shim>, Error> {
+        let phase = self.phase();
+        self.shim().filter(|_| phase == Phase::Running).ok_or_else(|| Error::WrongState {
+            id: self.id.to_string(),
+            state: phase_name(phase),
+            operation,
+            wanted: "running",
+        })
     }
 
     /// Where it stands.

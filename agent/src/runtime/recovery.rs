@@ -147,26 +147,23 @@ impl Runtime {
             self.shim_gone(container).await;
             return;
         };
-        match shim.call(Request::State, &[], STATE_LIMIT).await {
-            Ok(Answer::State(state)) => {
-                log_record(
-                    container
-                        .record
-                        .learn(|record| {
-                            record.phase =
-                                if state.phase == Phase::Running { Phase::Running } else { record.phase };
-                            record.started_at_ns = state.started_at_ns.max(record.started_at_ns);
-                        })
-                        .await,
-                );
-                *container.shim.lock().unwrap_or_else(PoisonError::into_inner) = Some(shim);
-                self.watch_shim(container, notices);
-            }
-            _ => {
-                drop(shim);
-                self.end_shim(container).await;
-                self.shim_gone(container).await;
-            }
+        if let Ok(Answer::State(state)) = shim.call(Request::State, &[], STATE_LIMIT).await {
+            log_record(
+                container
+                    .record
+                    .learn(|record| {
+                        record.phase =
+                            if state.phase == Phase::Running { Phase::Running } else { record.phase };
+                        record.started_at_ns = state.started_at_ns.max(record.started_at_ns);
+                    })
+                    .await,
+            );
+            *container.shim.lock().unwrap_or_else(PoisonError::into_inner) = Some(shim);
+            self.watch_shim(container, notices);
+        } else {
+            drop(shim);
+            self.end_shim(container).await;
+            self.shim_gone(container).await;
         }
     }
 

@@ -24,6 +24,8 @@ use super::{
 
 /// Size of a pod's /dev/shm, as containerd and CRI-O give it.
 const SHM_BYTES: u64 = 64 << 20;
+/// Longest host name that is made of a pod's name, in bytes (RFC 1123, as in the kubelet).
+const MAX_HOSTNAME: usize = 63;
 /// Longest wait for a holder to be ready.
 const HOLDER_LIMIT: Duration = Duration::from_secs(30);
 
@@ -37,7 +39,7 @@ impl Runtime {
         holdfast_spec::validate_pod(&config)
             .map_err(|source| Error::Spec { operation: "run pod sandbox", source })?;
         let runtime = self.clone();
-        self.detached(async move { runtime.run_pod_sandbox_once(config).await }).await
+        self.detached(async move { Box::pin(runtime.run_pod_sandbox_once(config)).await }).await
     }
 
     async fn run_pod_sandbox_once(&self, config: PodSandboxConfig) -> Result<PodId, Error> {
@@ -117,7 +119,7 @@ impl Runtime {
     async fn fill_pod(&self, pod: &Arc<Pod>) -> Result<(), Error> {
         let record = pod.record.get();
         let host_network = record.config.security.namespaces.network == NamespaceMode::Node;
-        let hostname = self.pod_hostname(&record.config);
+        let hostname = pod_hostname(&record.config);
         let first = (pod.dir.clone(), record.clone());
         blocking(move || -> Result<(), Error> {
             make_dir(&first.0, 0o755)?;
@@ -225,23 +227,43 @@ impl Runtime {
         })
     }
 
-    pub(super) fn pod_hostname(&self, config: &PodSandboxConfig) -> String {
-        if !config.hostname.is_empty() && config.security.namespaces.network != NamespaceMode::Node {
-            return config.hostname.clone();
-        }
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        if config.security.namespaces.network == NamespaceMode::Node {
-            host
-        } else {
-            config.metadata.name.clone()
-        }
-    }
-
     /// Takes back whatever there is of a pod: network, holder, cgroup, directory. Goes on after a failure; the
     /// directory with the record goes last, and only if all else went.
     pub(super) async fn unmake_pod(&self, pod: &Pod) -> Result<(), Error> {
         self.stop_pod_parts(pod).await?;
         let dir = pod.dir.clone();
         blocking(move || remove_tree(&dir)).await
+    }
+}
+
+/// What a pod's containers see as their host's name: on the host's network the host's own, else the one that was asked
+/// for, else the pod's name as a kubelet cuts it.
+pub(super) fn pod_hostname(config: &PodSandboxConfig) -> String {
+    if config.security.namespaces.network == NamespaceMode::Node {
+        return rustix::system::uname().nodename().to_string_lossy().into_owned();
+    }
+    if !config.hostname.is_empty() {
+        return config.hostname.clone();
+    }
+    let name = &config.metadata.name;
+    let end = (0..=MAX_HOSTNAME.min(name.len())).rev().find(|end| name.is_char_boundary(*end)).unwrap_or(0);
+    name[..end].trim_end_matches(['-', '.']).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pods_name_is_cut_to_a_host_name() {
+        let named = |name: String| {
+            let mut config = PodSandboxConfig::default();
+            config.metadata.name = name;
+            pod_hostname(&config)
+        };
+        assert_eq!(named("web-0".into()), "web-0");
+        assert_eq!(named("a".repeat(100)), "a".repeat(63));
+        assert_eq!(named(format!("{}-b", "a".repeat(62))), "a".repeat(62));
+        assert_eq!(named("ä".repeat(40)).len(), 62);
     }
 }

@@ -1,4 +1,5 @@
 //! Start of the runtime: directories, lock, stores, then what the records say.
+#![expect(clippy::result_large_err, reason = "a program starts once")]
 
 use std::{
     os::fd::{AsFd, OwnedFd},

@@ -95,14 +95,14 @@ impl Runtime {
     pub async fn container_stats(&self, id: &str) -> Result<ContainerUsage, Error> {
         let container = self.container(id)?;
         let runtime = self.clone();
-        blocking(move || runtime.measure(&container)).await
+        Ok(blocking(move || runtime.measure(&container)).await)
     }
 
     /// What all containers use that `wanted` picks. One that exits meanwhile has no counters.
     pub async fn list_container_stats(
         &self,
         wanted: impl Fn(&ContainerRecord) -> bool,
-    ) -> Result<Vec<ContainerUsage>, Error> {
+    ) -> Vec<ContainerUsage> {
         let containers: Vec<_> =
             self.all_containers().into_iter().filter(|container| wanted(&container.record.get())).collect();
         let runtime = self.clone();
@@ -124,7 +124,7 @@ impl Runtime {
         .await
     }
 
-    fn measure(&self, container: &Container) -> Result<ContainerUsage, Error> {
+    fn measure(&self, container: &Container) -> ContainerUsage {
         let record = container.record.get();
         let cgroup = if record.exit.is_some() { None } else { self.cgroups.stats(&record.cgroup).ok() };
         let nano_cores = cgroup
@@ -132,14 +132,14 @@ impl Runtime {
             .and_then(|stats| stats.cpu_usage_ns)
             .and_then(|usage_ns| container.samples.nano_cores(usage_ns));
         let upper = container.dir.join("upper");
-        Ok(ContainerUsage {
+        ContainerUsage {
             timestamp_ns: now_ns(),
             cgroup,
             nano_cores,
             writable_layer: container.samples.layer(&upper),
             mountpoint: self.config.root.clone(),
             record,
-        })
+        }
     }
 }
 

@@ -22,7 +22,6 @@ impl ImageServer {
         Self { runtime }
     }
 
-    #[expect(clippy::result_large_err, reason = "tonic's type")]
     fn list(&self, filter: Option<v1::ImageFilter>) -> Result<Vec<v1::Image>, Status> {
         let wanted =
             filter.and_then(|filter| filter.image).map(|spec| spec.image).filter(|name| !name.is_empty());

@@ -2,7 +2,6 @@
 
 use holdfast_cri::v1;
 use holdfast_pod::protocol::Phase;
-use tonic::Status;
 
 use super::list_pod_sandbox::has_labels;
 use crate::{
@@ -10,10 +9,9 @@ use crate::{
     runtime::{ContainerView, Runtime},
 };
 
-#[expect(clippy::result_large_err, reason = "tonic's type")]
-pub fn list(runtime: &Runtime, filter: Option<v1::ContainerFilter>) -> Result<Vec<v1::Container>, Status> {
+pub fn list(runtime: &Runtime, filter: Option<v1::ContainerFilter>) -> Vec<v1::Container> {
     let filter = filter.unwrap_or_default();
-    Ok(runtime.list_containers().iter().filter(|view| wanted(view, &filter)).map(to_wire).collect())
+    runtime.list_containers().iter().filter(|view| wanted(view, &filter)).map(to_wire).collect()
 }
 
 fn wanted(view: &ContainerView, filter: &v1::ContainerFilter) -> bool {

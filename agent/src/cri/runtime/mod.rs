@@ -52,7 +52,7 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<v1::StatusRequest>,
     ) -> Result<Response<v1::StatusResponse>, Status> {
-        Ok(Response::new(status::status(&self.runtime, &request.into_inner())))
+        Ok(Response::new(status::status(&self.runtime, request.into_inner())))
     }
 
     async fn runtime_config(
@@ -94,7 +94,7 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<v1::PodSandboxStatusRequest>,
     ) -> Result<Response<v1::PodSandboxStatusResponse>, Status> {
-        rpc!(self, request, "PodSandboxStatus", pod_sandbox::status, pod_sandbox_id)
+        pod_sandbox::status(&self.runtime, &request.into_inner()).map(Response::new)
     }
 
     async fn list_pod_sandbox(
@@ -144,7 +144,7 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<v1::ListContainersRequest>,
     ) -> Result<Response<v1::ListContainersResponse>, Status> {
-        let containers = list_containers::list(&self.runtime, request.into_inner().filter)?;
+        let containers = list_containers::list(&self.runtime, request.into_inner().filter);
         Ok(Response::new(v1::ListContainersResponse { containers }))
     }
 
@@ -187,7 +187,7 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<v1::ListContainerStatsRequest>,
     ) -> Result<Response<v1::ListContainerStatsResponse>, Status> {
-        let stats = stats::list(&self.runtime, request.into_inner().filter).await?;
+        let stats = stats::list(&self.runtime, request.into_inner().filter).await;
         Ok(Response::new(v1::ListContainerStatsResponse { stats }))
     }
 
@@ -205,7 +205,7 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<v1::StreamContainersRequest>,
     ) -> Result<Response<streams::Chunks<v1::StreamContainersResponse>>, Status> {
-        let items = list_containers::list(&self.runtime, request.into_inner().filter)?;
+        let items = list_containers::list(&self.runtime, request.into_inner().filter);
         Ok(Response::new(streams::chunks(items, |containers| v1::StreamContainersResponse { containers })))
     }
 
@@ -213,7 +213,7 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<v1::StreamContainerStatsRequest>,
     ) -> Result<Response<streams::Chunks<v1::StreamContainerStatsResponse>>, Status> {
-        let items = stats::list(&self.runtime, request.into_inner().filter).await?;
+        let items = stats::list(&self.runtime, request.into_inner().filter).await;
         Ok(Response::new(streams::chunks(items, |container_stats| v1::StreamContainerStatsResponse {
             container_stats,
         })))

@@ -49,9 +49,9 @@ pub async fn remove(
     Ok(v1::RemovePodSandboxResponse {})
 }
 
-pub async fn status(
+pub fn status(
     runtime: &Runtime,
-    request: v1::PodSandboxStatusRequest,
+    request: &v1::PodSandboxStatusRequest,
 ) -> Result<v1::PodSandboxStatusResponse, Status> {
     let view =
         runtime.pod_status(&request.pod_sandbox_id).map_err(|error| failed("PodSandboxStatus", &error))?;

@@ -21,10 +21,7 @@ pub async fn one(
     Ok(v1::ContainerStatsResponse { stats: Some(to_wire(&usage)) })
 }
 
-pub async fn list(
-    runtime: &Runtime,
-    filter: Option<v1::ContainerStatsFilter>,
-) -> Result<Vec<v1::ContainerStats>, Status> {
+pub async fn list(runtime: &Runtime, filter: Option<v1::ContainerStatsFilter>) -> Vec<v1::ContainerStats> {
     let filter = filter.unwrap_or_default();
     let usages = runtime
         .list_container_stats(|record| {
@@ -33,9 +30,8 @@ pub async fn list(
                 && record.exit.is_none()
                 && has_labels(&record.config.labels, &filter.label_selector)
         })
-        .await
-        .map_err(|error| failed("ListContainerStats", &error))?;
-    Ok(usages.iter().map(to_wire).collect())
+        .await;
+    usages.iter().map(to_wire).collect()
 }
 
 fn to_wire(usage: &ContainerUsage) -> v1::ContainerStats {

@@ -2,25 +2,23 @@
 
 use holdfast_cgroup::Driver;
 use holdfast_cri::v1;
+use holdfast_model::Map;
 use serde_json::json;
 use tonic::Status;
 
 use crate::runtime::Runtime;
 
-pub fn status(runtime: &Runtime, request: &v1::StatusRequest) -> v1::StatusResponse {
+pub fn status(runtime: &Runtime, request: v1::StatusRequest) -> v1::StatusResponse {
     let network = runtime.network().status();
-    let condition = |kind: &str, status, reason: String, message: String| v1::RuntimeCondition {
+    let condition = |kind: &str, status, reason, message| v1::RuntimeCondition {
         r#type: kind.to_owned(),
         status,
         reason,
         message,
     };
     let features = &runtime.host().features;
-    let info = if request.verbose {
-        [("config".to_owned(), config_info(runtime))].into()
-    } else {
-        Default::default()
-    };
+    let info =
+        if request.verbose { [("config".to_owned(), config_info(runtime))].into() } else { Map::new() };
     v1::StatusResponse {
         status: Some(v1::RuntimeStatus {
             conditions: vec![

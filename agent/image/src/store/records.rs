@@ -239,3 +239,120 @@ fn differences<'a, K: Ord, V: PartialEq>(
     let new = after.iter().filter(|(key, value)| before.get(*key) != Some(*value));
     gone.chain(new.map(|(key, value)| (key, Some(value))))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::model::{Blob, ImageRecord, LayerRecord};
+    use super::*;
+    use crate::digest::Digest;
+    use crate::unpack::Footprint;
+
+    fn model(size: usize) -> Model {
+        let mut model = Model::default();
+        for at in 0..size {
+            let digest = Digest::of(&at.to_le_bytes());
+            let blob = Blob { digest: digest.clone(), size: 7 };
+            let footprint = Footprint { bytes: 4096, inodes: 1 };
+            model.layers.insert(digest.clone(), LayerRecord { blob: blob.clone(), entries: 1, footprint });
+            let image = ImageRecord {
+                diff_ids: vec![digest.clone()],
+                blobs: vec![blob],
+                directories: (at % 2 == 0).then_some(footprint),
+                removed: at % 3 == 0,
+                config: holdfast_model::ImageConfig { user: at.to_string(), ..Default::default() },
+            };
+            model.images.insert(digest.clone(), image);
+            model.references.insert(format!("r.io/x:{at}"), digest.clone());
+            model.leases.insert((format!("c{at}"), digest));
+        }
+        model
+    }
+
+    fn loaded(path: &Path) -> (Records, Model) {
+        match Records::open(path).unwrap() {
+            Opened::Loaded(records, model) => (records, model),
+            Opened::SetAside(_) => panic!("the records could not be read"),
+        }
+    }
+
+    #[test]
+    fn what_is_committed_is_read_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.redb");
+        let (mut records, mut before) = loaded(&path);
+        assert_eq!(before, Model::default());
+        for size in [1, 20, 5, 0, 3] {
+            let after = model(size);
+            records.commit(&before, &after).unwrap();
+            drop(records);
+            (records, before) = loaded(&path);
+            assert_eq!(before, after);
+        }
+        // After a failure the file is written as a whole, whatever it says by then.
+        records.commit(&before, &model(9)).unwrap();
+        records.database = None;
+        records.commit(&before, &model(2)).unwrap();
+        drop(records);
+        assert_eq!(loaded(&path).1, model(2));
+    }
+
+    #[test]
+    fn one_record_of_many_cannot_be_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.redb");
+        let (mut records, before) = loaded(&path);
+        records.commit(&before, &model(3)).unwrap();
+        let transaction = records.database.as_ref().unwrap().begin_write().unwrap();
+        let id = Digest::of(&1_usize.to_le_bytes());
+        transaction.open_table(IMAGES).unwrap().insert(id.as_str(), b"{".as_slice()).unwrap();
+        transaction.open_table(LAYERS).unwrap().insert("sha256:short", b"{}".as_slice()).unwrap();
+        transaction.commit().unwrap();
+        drop(records);
+        let mut want = model(3);
+        want.images.remove(&id);
+        assert_eq!(loaded(&path).1, want);
+    }
+
+    #[test]
+    fn a_later_version_is_set_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.redb");
+        let (records, _) = loaded(&path);
+        let transaction = records.database.as_ref().unwrap().begin_write().unwrap();
+        transaction.open_table(META).unwrap().insert("version", VERSION + 1).unwrap();
+        transaction.commit().unwrap();
+        drop(records);
+        assert!(matches!(Records::open(&path).unwrap(), Opened::SetAside(_)));
+        assert_eq!(loaded(&path).1, Model::default());
+    }
+
+    /// With panic = "abort" a panic on a damaged file would end the agent at each of its starts.
+    #[test]
+    fn damage_is_neither_believed_nor_fatal() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.redb");
+        let (mut records, before) = loaded(&path);
+        let want = model(20);
+        records.commit(&before, &want).unwrap();
+        drop(records);
+        let bytes = std::fs::read(&path).unwrap();
+        let written: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != 0 || at % 1009 == 0).collect();
+        let (mut random, mut set_aside) = (12345_u64, 0);
+        for round in 0..300 {
+            let mut damaged = bytes.clone();
+            for _ in 0..=round % 3 {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                damaged[written[(random >> 20) as usize % written.len()]] ^= 1 << (random % 8);
+            }
+            std::fs::write(&path, &damaged).unwrap();
+            match Records::open(&path).unwrap() {
+                Opened::Loaded(_, model) => assert_eq!(model, want, "round {round}"),
+                Opened::SetAside(_) => set_aside += 1,
+            }
+        }
+        assert!(set_aside > 0);
+    }
+}

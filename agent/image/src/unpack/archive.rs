@@ -227,8 +227,10 @@ impl<'a, R: Read> Archive<'a, R> {
                 return Err(Fault::Unsupported(reason));
             }
         };
-        // Only files have data, whatever the size field of another entry says (as in Go's archive/tar).
-        let size = if kind == Kind::File { extended.size.unwrap_or(size) } else { 0 };
+        // Only files have data, whatever the size field of another entry says (as in Go's archive/tar). A directory that
+        // is written like a file may have some, which is passed over.
+        let has_data = matches!(flag, b'0' | 0 | b'7' | b'S');
+        let size = if has_data { extended.size.unwrap_or(size) } else { 0 };
         if size > self.limits.bytes {
             return Err(too_large(&show(&path), self.limits.bytes, "bytes"));
         }

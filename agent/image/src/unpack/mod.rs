@@ -9,6 +9,9 @@ mod remove;
 mod space;
 mod sparse;
 mod stream;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 mod tree;
 mod walk;
 

@@ -25,6 +25,10 @@ const FLAG_SPEC_ALLOW: u32 = 1 << 2;
 /// The kernel's BPF_MAXINSNS.
 const MAX_INSTRUCTIONS: usize = 4096;
 
+/// Calls are found by halving and not one after the other. The kernel tries every call when a filter is loaded
+/// (seccomp_cache_prepare), which happens at each start and each exec.
+const BINARY_TREE: u32 = 2;
+
 /// Why a profile cannot be compiled.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
@@ -66,12 +70,17 @@ pub enum CompileError {
 
 /// Compiles `profile`: an array of `struct sock_filter` and the flags for seccomp(2).
 pub fn compile(profile: &Profile) -> Result<(Vec<u8>, u32), CompileError> {
+    compile_ordered(profile, BINARY_TREE)
+}
+
+fn compile_ordered(profile: &Profile, order: u32) -> Result<(Vec<u8>, u32), CompileError> {
     let default = action("defaultAction", profile.default_action, profile.default_errno)?;
     let library = |step: &str| {
         let step = step.to_owned();
         move |source| CompileError::Library { step, source }
     };
     let mut filter = ScmpFilterContext::new(default).map_err(library("new filter"))?;
+    filter.set_ctl_optimize(order).map_err(library("order calls as a tree"))?;
     let architectures = add_architectures(&mut filter, &profile.architectures)?;
 
     let mut known = Known::default();
@@ -249,3 +258,8 @@ fn library_arch(arch: Arch) -> ScmpArch {
         Arch::Foreign => ScmpArch::Native,
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "compile_tests.rs"]
+mod tests;

@@ -23,11 +23,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use holdfast_sys::error::CallError;
-use holdfast_sys::spawn::{Child, Command, SpawnError};
-use holdfast_sys::{mount, pidfd, proc, socket, spawn as program};
+use holdfast_sys::spawn::Child;
+use holdfast_sys::{pidfd, proc, socket};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
+use crate::executable::{self, ExecutableError};
 use crate::launch::IdMap;
 use crate::protocol::FaultKind;
 use crate::report::{MAX_REPORT, Report};
@@ -94,7 +95,7 @@ pub enum HolderError {
     },
     /// The program could not be started.
     #[error("holder program")]
-    Spawn(#[source] SpawnError),
+    Spawn(#[source] ExecutableError),
     /// A kernel call of ours.
     #[error("{operation} of the holder")]
     Call {
@@ -168,7 +169,7 @@ pub fn spawn(config: &HolderConfig) -> Result<PendingHolder, HolderError> {
     let args = arguments(config)?;
     let started = Instant::now();
     let (ours, theirs) = socket::pair().map_err(HolderError::call("make the socket"))?;
-    let half = start_program(config, &args, &theirs)?;
+    let half = executable::start(&config.program, &args, theirs.as_fd(), None).map_err(HolderError::Spawn)?;
     drop(theirs);
     let outcome = await_record(config, &ours, started).and_then(|(pid, pidfd)| {
         let start_time = proc::start_time(pid).map_err(HolderError::call("read the start time"))?;
@@ -187,21 +188,6 @@ pub fn spawn(config: &HolderConfig) -> Result<PendingHolder, HolderError> {
             Err(error)
         }
     }
-}
-
-/// From a directory mounted read-only for this purpose: what a container may find as /proc/1/exe cannot be written to.
-fn start_program(config: &HolderConfig, args: &[OsString], socket: &OwnedFd) -> Result<Child, HolderError> {
-    let operation = "mount the program";
-    let invalid = |reason| HolderError::Config { pod_id: config.pod_id.clone(), reason };
-    let dir = config.program.parent().filter(|dir| dir.is_absolute());
-    let dir = dir.ok_or_else(|| invalid("the path of the holder program is not absolute"))?;
-    let name =
-        config.program.file_name().ok_or_else(|| invalid("the path of the holder program has no name"))?;
-    let copy = mount::copy_path(dir, false).map_err(HolderError::call(operation))?;
-    let read_only = mount::Change { set: mount::RDONLY, ..mount::Change::default() };
-    mount::set_attributes(&copy, false, read_only).map_err(HolderError::call(operation))?;
-    let command = Command::new(Path::new(name), args, socket.as_fd());
-    program::spawn(&Command { program_dir: Some(copy.as_fd()), ..command }).map_err(HolderError::Spawn)
 }
 
 /// The record, and the holder that it names.

@@ -1,6 +1,7 @@
 //! What a pod is on a Linux node, for the agent that makes pods and for the shim that runs containers in them.
 
 pub mod channel;
+pub mod executable;
 pub mod holder;
 pub mod launch;
 pub mod protocol;

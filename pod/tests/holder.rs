@@ -14,6 +14,7 @@ use common::{
     Ended, Kept, LIMIT, acting, alone, config, eventually, is_root, keep, mounts, names, namespace,
     own_namespace, processes_of, status, with_sysctls, with_user_namespace,
 };
+use holdfast_pod::executable::ExecutableError;
 use holdfast_pod::holder::{Holder, HolderConfig, HolderError, Namespaces, spawn};
 use holdfast_pod::protocol::FaultKind;
 use holdfast_sys::pidfd;
@@ -269,8 +270,12 @@ fn programs_that_are_none_and_time_limits() {
     }
     let with = |program: &str| HolderConfig { program: program.into(), ..config("no-program") };
     assert!(matches!(spawn(&with("/usr/bin/no-such-program")), Err(HolderError::Spawn(_))));
-    assert!(matches!(spawn(&with("/no-such-dir/holdfast-pod")), Err(HolderError::Call { .. })));
-    assert!(matches!(spawn(&with("holdfast-pod")), Err(HolderError::Config { .. })));
+    let refused = |program: &str| match spawn(&with(program)) {
+        Err(HolderError::Spawn(error)) => error,
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(refused("/no-such-dir/holdfast-pod"), ExecutableError::Mount { .. }));
+    assert!(matches!(refused("holdfast-pod"), ExecutableError::Path(_)));
     assert!(matches!(spawn(&with("/bin/true")), Err(HolderError::NoRecord)));
     let late = HolderConfig { timeout: std::time::Duration::ZERO, ..config("late") };
     let error = spawn(&late).unwrap_err();

@@ -33,8 +33,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum ShimError {
-    #[error("spawn shim {program:?}")]
-    Spawn { program: std::path::PathBuf, source: holdfast_sys::spawn::SpawnError },
+    #[error("start the shim")]
+    Spawn { source: holdfast_pod::executable::ExecutableError },
     #[error("connect to shim")]
     Connect { source: CallError },
     #[error("{operation} shim's socket")]

@@ -11,6 +11,7 @@ use std::{
 use holdfast_cgroup::Cgroups;
 use holdfast_image::{Store, StoreConfig};
 use holdfast_network::{CniConfig, EmbeddedConfig, Network, NetworkConfig};
+use holdfast_pod::executable;
 use holdfast_spec::{HostFacts, seccomp};
 
 use super::{
@@ -168,11 +169,8 @@ pub(super) fn spawn_shim(program: &Path, run_dir: &Path, id: &str) -> Result<(Ow
     let dir = std::fs::File::open(run_dir)
         .map_err(|source| ShimError::Socket { operation: "open directory of", source })?;
     let args = ["--id".into(), id.into()];
-    let process = holdfast_sys::spawn::spawn(&holdfast_sys::spawn::Command {
-        cwd: Some(dir.as_fd()),
-        ..holdfast_sys::spawn::Command::new(program, &args, theirs.as_fd())
-    })
-    .map_err(|source| ShimError::Spawn { program: program.to_owned(), source })?;
+    let process = executable::start(program, &args, theirs.as_fd(), Some(dir.as_fd()))
+        .map_err(|source| ShimError::Spawn { source })?;
     let start_time = holdfast_sys::proc::start_time(process.pid)
         .map_err(|source| ShimError::Socket { operation: "identify", source: source.into() })?;
     Ok((ours, Spawned { pid: process.pid, start_time, pidfd: process.pidfd }))

@@ -1,6 +1,6 @@
 //! Memory: proportional set size of the runtime's processes while many pods stand.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, ffi::OsStr, fs, os::unix::ffi::OsStrExt, path::Path};
 
 use anyhow::Result;
 use serde::Serialize;
@@ -58,13 +58,15 @@ async fn fill(client: &mut Client, pods: usize, pairs: &mut Vec<Pair>) -> Result
     Ok(())
 }
 
-/// By the name of the executable, which a process cannot change.
+/// By the first word of the command line: the executable's own link is of no use where it was run from a mount of its
+/// own.
 fn sum(name: &str) -> Process {
     let mut process = Process { name: name.to_owned(), count: 0, pss_kib: 0 };
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let path = entry.path();
-        let Ok(program) = fs::read_link(path.join("exe")) else { continue };
-        if program.file_name().is_none_or(|file| file != name) {
+        let line = fs::read(path.join("cmdline")).unwrap_or_default();
+        let first = line.split(|byte| *byte == 0).next().unwrap_or_default();
+        if Path::new(OsStr::from_bytes(first)).file_name().is_none_or(|file| file != name) {
             continue;
         }
         if let Some(pss) = fs::read_to_string(path.join("smaps_rollup")).ok().and_then(|text| pss_of(&text)) {

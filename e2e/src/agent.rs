@@ -25,6 +25,8 @@ pub struct Settings {
     pub more: String,
     /// More lines for the table `image`.
     pub image: String,
+    /// More lines for the table `runtime`.
+    pub runtime: String,
     /// The `[network.cni] bin_dirs`.
     pub cni_bin_dirs: Vec<PathBuf>,
     /// Mirrors in the form of hosts.toml: host name and the server that stands in for it.
@@ -44,6 +46,7 @@ impl Settings {
             cgroup_driver: if systemd { "systemd" } else { "cgroupfs" },
             more: String::new(),
             image: String::new(),
+            runtime: String::new(),
             cni_bin_dirs: vec![place::cni_plugins()],
             mirrors: Vec::new(),
             environment: Vec::new(),
@@ -98,7 +101,7 @@ impl Settings {
         let text = format!(
             "root = \"{}\"\nstate = \"{}\"\nlisten = \"{}\"\ncgroup_driver = \"{}\"\ndefault_cgroup_parent = \"{}\"\n\
              log_level = \"debug\"\n{}\n[image]\nregistry_config_dir = \"{}\"\n{}\n[network.cni]\nconf_dir = \"{}\"\n\
-             bin_dirs = {:?}\n[network.embedded]\nbridge = \"{}\"\nsubnets = [\"10.213.0.0/24\", \"fd68:6f6c:6401::/64\"]\n",
+             bin_dirs = {:?}\n[runtime]\n{}\n[network.embedded]\nbridge = \"{}\"\nsubnets = [\"10.213.0.0/24\", \"fd68:6f6c:6401::/64\"]\n",
             self.root().display(),
             self.state().display(),
             self.endpoint(),
@@ -109,6 +112,7 @@ impl Settings {
             self.image,
             self.cni_conf_dir().display(),
             self.cni_bin_dirs,
+            self.runtime,
             Self::BRIDGE,
         );
         fs::write(self.config(), text).context("write the agent's configuration")

@@ -85,6 +85,10 @@ where
     if number == N::from(0) { Err(D::Error::custom("0 is too small, the least is 1")) } else { Ok(number) }
 }
 
+pub(super) fn positive<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    at_least_one(from).map(Some)
+}
+
 pub(super) fn interface<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let name = String::deserialize(from)?;
     let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');

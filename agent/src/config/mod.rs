@@ -121,6 +121,9 @@ pub struct EmbeddedSection {
 pub struct RuntimeSection {
     /// Resource limits of every container's first process.
     pub default_ulimits: Vec<Ulimit>,
+    /// Most processes and threads of a container; `None`: as many as its pod may have.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "form::positive")]
+    pub pids_limit: Option<u32>,
     /// Where `localhost` seccomp profiles lie.
     #[serde(deserialize_with = "form::absolute_path")]
     pub seccomp_profile_root: PathBuf,
@@ -178,6 +181,7 @@ impl Default for RuntimeSection {
     /// descriptor at their start would be busy for minutes.
     fn default() -> Self {
         Self {
+            pids_limit: None,
             default_ulimits: vec![Ulimit {
                 resource: PosixRlimitType::RlimitNofile,
                 soft: 1 << 20,

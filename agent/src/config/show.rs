@@ -27,7 +27,7 @@ const HEAD: &str = "\
 # Files of conf.d beside this one (*.toml, by name) are merged on top.
 ";
 
-const KEYS: [Key; 21] = [
+const KEYS: [Key; 22] = [
     key("", "root", "Pods, containers and images. Survives a reboot. One agent at a time uses it."),
     key("", "state", "Sockets, pins and process facts. Dies with the boot. One agent at a time uses it."),
     key("", "listen", "The socket that kubelet and crictl connect to."),
@@ -92,6 +92,12 @@ const KEYS: [Key; 21] = [
         "default_ulimits",
         "Resource limits of containers, name=soft:hard or name=both; a number or \"unlimited\".",
     ),
+    unset(
+        "runtime",
+        "pids_limit",
+        "Most processes and threads of a container. Not set: as many as its pod may have.",
+        "4096",
+    ),
     key(
         "runtime",
         "seccomp_profile_root",
@@ -153,6 +159,7 @@ mod tests {
             ..Config::default()
         };
         config.network.embedded.mtu = Some(9000);
+        config.runtime.pids_limit = Some(9);
         config.runtime.default_ulimits.push(Ulimit {
             resource: PosixRlimitType::RlimitCore,
             soft: 0,

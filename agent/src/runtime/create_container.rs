@@ -262,7 +262,11 @@ impl Runtime {
             Entry::default()
         } else {
             self.cgroups
-                .create(&plan.record.cgroup, &plan.record.resources, plan.extra())
+                .create(
+                    &plan.record.cgroup,
+                    &plan.record.resources,
+                    plan.extra(self.config.runtime.pids_limit),
+                )
                 .await
                 .map_err(|source| Error::Cgroup { operation: "make container", source })?
         };
@@ -370,7 +374,12 @@ impl Runtime {
     ) -> Result<Created, Error> {
         let entry = self
             .cgroups
-            .place(&plan.record.cgroup, pid, &plan.record.resources, plan.extra())
+            .place(
+                &plan.record.cgroup,
+                pid,
+                &plan.record.resources,
+                plan.extra(self.config.runtime.pids_limit),
+            )
             .await
             .map_err(|source| Error::Cgroup { operation: "make scope of container", source })?;
         let fds: Vec<_> = cgroup_fds(&entry).collect();
@@ -430,8 +439,8 @@ impl Runtime {
 }
 
 impl Plan {
-    fn extra(&self) -> Extra {
-        Extra { devices: self.built.devices.clone(), pids_limit: None }
+    fn extra(&self, pids_limit: Option<u32>) -> Extra {
+        Extra { devices: self.built.devices.clone(), pids_limit: pids_limit.map(i64::from) }
     }
 
     fn create(&self, systemd: bool) -> Create {

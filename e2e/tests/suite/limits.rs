@@ -67,6 +67,27 @@ fn too_much_memory_is_oom_killed() -> Result<()> {
     oracle.nothing_left()
 }
 
+/// A fork bomb under a limit: the other container goes on, and a stop works.
+#[test]
+fn a_limit_of_processes_holds_a_fork_bomb() -> Result<()> {
+    let with_limit = |settings: &mut holdfast_e2e::agent::Settings| {
+        settings.runtime = "pids_limit = 40".to_owned();
+    };
+    let Some(scene) = Scene::ours_with(with_limit)? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    let pod = pod(&scene.dir, "bomb");
+    let pod_id = scene.run_pod(&pod)?;
+    let bystander = scene.start(&pod_id, &pod, &sleeper("bystander", BUSYBOX))?;
+    let bomb = container("bomb", BUSYBOX, &["sh", "-c", "b() { b | b & }; b; while :; do sleep 1; done"]);
+    let id = scene.start(&pod_id, &pod, &bomb)?;
+    ensure!(scene.crictl.ok(&["exec", "-s", &bystander, "echo", "fine"])? == "fine");
+    scene.crictl.ok(&["stop", "--timeout", "0", &id])?;
+    ensure!(scene.exited(&id)?["exitCode"] == 137);
+    ensure!(scene.crictl.container_state(&bystander)? == "CONTAINER_RUNNING");
+    scene.remove_pod(&pod_id)?;
+    oracle.nothing_left()
+}
+
 /// A pod's parent is where its containers are.
 #[test]
 fn a_given_parent_is_used() -> Result<()> {

@@ -13,21 +13,22 @@ use crate::registry::{Act, Registry};
 
 const SECRET: &str = "hunter2-and-more";
 
-fn credentials() -> Option<Credentials> {
-    Some(Credentials { username: "user".into(), password: SECRET.into(), ..Credentials::default() })
+fn credentials() -> Credentials {
+    Credentials { username: "user".into(), password: SECRET.into(), ..Credentials::default() }
 }
 
 /// The error of a pull with credentials. It comes in time, does not show them, and nothing is left.
 async fn refused(registry: &Registry, bed: &Bed, name: &str) -> Error {
     let begin = Instant::now();
-    let error = bed.store.pull(name, credentials(), None).await.expect_err(name);
+    let error = bed.store.pull(name, Some(credentials()), None).await.expect_err(name);
     assert!(begin.elapsed() < Duration::from_secs(20), "{error} after {:?}", begin.elapsed());
-    let mut shown = format!("{error:?} {error}");
+    let mut shown = vec![format!("{error:?} {error}")];
     let mut source = std::error::Error::source(&error);
     while let Some(cause) = source {
-        shown += &format!(" {cause:?} {cause}");
+        shown.push(format!("{cause:?} {cause}"));
         source = cause.source();
     }
+    let shown = shown.join(" ");
     assert!(!shown.contains(SECRET) && !shown.contains("dXNlcjpodW50"), "{shown}");
     assert!(shown.len() < 4096, "{} bytes of message", shown.len());
     bed.assert_empty().await;
@@ -243,7 +244,7 @@ async fn credentials_go_where_they_belong() {
     elsewhere.blob("app", &image.layers[0].digest(), &image.layers[0].blob);
     let location = format!("http://localhost:{}{blob}", elsewhere.host().rsplit_once(':').unwrap().1);
     registry.always(image.layers[0].digest(), Act::Answer(307, vec![("location", location)], Vec::new()));
-    let pulled = bed.store.pull(&registry.name("app", "v1"), credentials(), None).await.unwrap();
+    let pulled = bed.store.pull(&registry.name("app", "v1"), Some(credentials()), None).await.unwrap();
     assert_eq!(pulled.id, image.id());
     let (tokens, others): (Vec<_>, Vec<_>) =
         registry.requests().into_iter().partition(|request| request.path == "/token");
@@ -334,7 +335,11 @@ async fn wrong_diff_ids() {
     let (registry, bed) = (Registry::start().await, Bed::new().await);
     let real = Layer::gzip(files(&[("f", b"evil")]));
     let promised = Layer::gzip(files(&[("f", b"good")]));
-    let image = TestImage::with(crate::images::OCI_MANIFEST, config("x", &[promised.clone()]), vec![real]);
+    let image = TestImage::with(
+        crate::images::OCI_MANIFEST,
+        &config("x", std::slice::from_ref(&promised)),
+        vec![real],
+    );
     registry.add("app", "v1", &image);
     let error = refused(&registry, &bed, &registry.name("app", "v1")).await;
     let Error::DigestMismatch { expected, .. } = root(&error) else { panic!("{error}") };
@@ -342,7 +347,7 @@ async fn wrong_diff_ids() {
     // Too few and too many of them.
     for layers in [Vec::new(), vec![promised.clone(), promised.clone()]] {
         let layer = Layer::gzip(files(&[("f", b"good")]));
-        let image = TestImage::with(crate::images::OCI_MANIFEST, config("x", &layers), vec![layer]);
+        let image = TestImage::with(crate::images::OCI_MANIFEST, &config("x", &layers), vec![layer]);
         registry.add("app", "v1", &image);
         let error = refused(&registry, &bed, &registry.name("app", "v1")).await;
         assert!(matches!(error, Error::Corrupt { .. }), "{error}");

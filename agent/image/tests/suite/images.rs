@@ -126,11 +126,11 @@ pub struct TestImage {
 
 impl TestImage {
     pub fn new(mark: &str, layers: Vec<Layer>) -> Self {
-        Self::with(OCI_MANIFEST, config(mark, &layers), layers)
+        Self::with(OCI_MANIFEST, &config(mark, &layers), layers)
     }
 
-    pub fn with(kind: &str, config: Value, layers: Vec<Layer>) -> Self {
-        let config = serde_json::to_vec(&config).unwrap();
+    pub fn with(kind: &str, config: &Value, layers: Vec<Layer>) -> Self {
+        let config = serde_json::to_vec(config).unwrap();
         let docker = kind == DOCKER_MANIFEST;
         let listed: Vec<Value> = layers
             .iter()
@@ -161,13 +161,6 @@ impl TestImage {
 
     pub fn digest(&self) -> String {
         digest(&self.manifest)
-    }
-
-    /// The manifest with a change.
-    pub fn change(&mut self, change: impl FnOnce(&mut Value)) {
-        let mut manifest: Value = serde_json::from_slice(&self.manifest).unwrap();
-        change(&mut manifest);
-        self.manifest = serde_json::to_vec(&manifest).unwrap();
     }
 
     pub fn descriptor(&self) -> Value {

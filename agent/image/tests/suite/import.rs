@@ -15,6 +15,7 @@ use crate::needs_root;
 use crate::registry::Registry;
 
 type Files = Vec<(String, Vec<u8>)>;
+type Damage = fn(&Path);
 
 /// The files of a layout; each image with the annotations of its entry.
 fn layout(images: &[(&TestImage, Value)]) -> Files {
@@ -228,7 +229,7 @@ async fn an_index_with_platforms() {
     let ours = small("ours");
     let other = TestImage::with(
         crate::images::OCI_MANIFEST,
-        json!({ "os": "linux", "architecture": "s390x", "rootfs": { "type": "layers", "diff_ids": [] } }),
+        &json!({ "os": "linux", "architecture": "s390x", "rootfs": { "type": "layers", "diff_ids": [] } }),
         Vec::new(),
     );
     let platform = |image: &TestImage, architecture: &str| {
@@ -303,7 +304,7 @@ async fn bad_archives() {
     let middle = wrong.len() / 2;
     wrong[middle] ^= 1;
     let promised = Layer::gzip(files(&[("other", b"files")]));
-    let liar = TestImage::with(crate::images::OCI_MANIFEST, config("x", &[promised]), image.layers.clone());
+    let liar = TestImage::with(crate::images::OCI_MANIFEST, &config("x", &[promised]), image.layers.clone());
     let escape = TestImage::new("x", vec![Layer::gzip(archive(&[Entry::File("../../escape", b"x")]))]);
     let mut cut = tar(&good);
     cut.truncate(cut.len() / 2);
@@ -376,7 +377,6 @@ async fn layouts_with_things_that_are_no_files() {
     let image = small("x");
     let files = layout(&[(&image, json!({}))]);
     let layer = blob(&image.layers[0].blob).0;
-    type Damage = fn(&Path);
     let damages: [(&str, Damage); 3] = [
         ("a FIFO", |path| {
             let mode = rustix::fs::Mode::from_raw_mode(0o600);

@@ -28,7 +28,7 @@ async fn by_tag() {
     let name = registry.name("team/app", "v1");
     let pulled = bed.pull(&name).await.unwrap();
     assert_eq!(pulled.id, image.id());
-    assert_eq!(pulled.repo_tags, [name.clone()]);
+    assert_eq!(pulled.repo_tags, [&*name]);
     assert_eq!(pulled.repo_digests, [format!("{}/team/app@{}", registry.host(), image.digest())]);
     assert_eq!(pulled.config.env, ["MARK=x"]);
     assert_eq!(
@@ -92,7 +92,7 @@ async fn an_index_leads_to_this_machine() {
         assert_eq!(pulled.id, image.id());
         // The digest is the index's, as with containerd.
         let digest = format!("{}/{repository}@{}", registry.host(), digest(index.as_bytes()));
-        assert_eq!(pulled.repo_digests, [digest.clone()]);
+        assert_eq!(pulled.repo_digests, [&*digest]);
         assert_eq!(bed.pull(&digest).await.unwrap(), pulled);
     }
 }
@@ -102,7 +102,7 @@ async fn docker_manifests() {
     needs_root!();
     let (registry, bed) = (Registry::start().await, Bed::new().await);
     let layers = vec![Layer::gzip(files(&[("a", b"a")]))];
-    let image = TestImage::with(DOCKER_MANIFEST, config("x", &layers), layers);
+    let image = TestImage::with(DOCKER_MANIFEST, &config("x", &layers), layers);
     registry.add("app", "latest", &image);
     // Without a tag it is latest.
     let pulled = bed.pull(&format!("{}/app", registry.host())).await.unwrap();
@@ -179,7 +179,7 @@ async fn a_tag_moves() {
     assert_eq!(bed.store.get(&name).unwrap().unwrap().id, new.id());
     // And back, by a tag of our own.
     let tagged = bed.store.tag(&old.id(), &name).await.unwrap();
-    assert_eq!(tagged.repo_tags, [name.clone()]);
+    assert_eq!(tagged.repo_tags, [&*name]);
     assert_eq!(bed.store.get(&name).unwrap().unwrap().id, old.id());
     let by_digest = format!("{}/app@{}", registry.host(), new.digest());
     bed.store.tag(&old.id(), &by_digest).await.unwrap_err();
@@ -264,8 +264,7 @@ async fn broken_connections_are_resumed() {
                 return None;
             }
             match (request.earlier, ranges) {
-                (0, _) => Some(Act::Cut(1 << 20)),
-                (1, true) => Some(Act::Cut(1 << 20)),
+                (0, _) | (1, true) => Some(Act::Cut(1 << 20)),
                 (_, true) => None,
                 (_, false) => Some(Act::Whole),
             }

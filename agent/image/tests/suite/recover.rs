@@ -7,6 +7,9 @@ use crate::images::{Entry, Layer, TestImage, archive, files, small};
 use crate::needs_root;
 use crate::registry::Registry;
 
+type Damage = fn(&Path);
+type ByteDamage = fn(&mut Vec<u8>);
+
 /// Two images that share a layer, one of which needs directories on top; the second has a lease.
 async fn filled(registry: &Registry) -> Bed {
     let bed = Bed::new().await;
@@ -78,7 +81,6 @@ async fn what_no_record_names_is_removed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_layer_is_noticed_and_mended() {
     needs_root!();
-    type Damage = fn(&Path);
     let damages: [(&str, Damage); 5] = [
         ("gone", |layer| std::fs::remove_dir_all(layer).unwrap()),
         ("no files", |layer| std::fs::remove_dir_all(layer.join("fs")).unwrap()),
@@ -144,8 +146,7 @@ async fn missing_directories_are_noticed_and_mended() {
 #[tokio::test(flavor = "multi_thread")]
 async fn records_that_cannot_be_read_are_set_aside() {
     needs_root!();
-    type Damage = fn(&mut Vec<u8>);
-    let damages: [(&str, Damage); 6] = [
+    let damages: [(&str, ByteDamage); 6] = [
         ("of no bytes", Vec::clear),
         ("no database", |bytes| *bytes = b"{\"images\": []}".to_vec()),
         ("of zeroes", |bytes| bytes.fill(0)),

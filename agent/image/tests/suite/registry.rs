@@ -308,13 +308,11 @@ async fn head(
     headers: &[(&str, String)],
     length: Option<u64>,
 ) -> Option<()> {
-    let mut text = format!("HTTP/1.1 {status} Whatever\r\n");
-    for (key, value) in headers {
-        text += &format!("{key}: {value}\r\n");
-    }
-    text += &match length {
-        Some(length) => format!("content-length: {length}\r\n\r\n"),
-        None => "transfer-encoding: chunked\r\n\r\n".into(),
-    };
-    stream.write_all(text.as_bytes()).await.ok()
+    let mut lines = vec![format!("HTTP/1.1 {status} Whatever")];
+    lines.extend(headers.iter().map(|(key, value)| format!("{key}: {value}")));
+    lines.push(match length {
+        Some(length) => format!("content-length: {length}"),
+        None => "transfer-encoding: chunked".into(),
+    });
+    stream.write_all((lines.join("\r\n") + "\r\n\r\n").as_bytes()).await.ok()
 }

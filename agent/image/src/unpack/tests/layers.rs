@@ -1,6 +1,7 @@
 //! What honest layers become.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 
@@ -191,8 +192,7 @@ fn later_entries_win() {
 #[test]
 fn compressions() {
     needs_root!();
-    use std::io::Write as _;
-    let tar = Tar::default().file("f", &[b'x'; 100_000]).end();
+    let tar = Tar::default().file("f", &vec![b'x'; 100_000]).end();
     let gzip = |part: &[u8]| {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         encoder.write_all(part).unwrap();

@@ -99,6 +99,18 @@ fn a_full_disk_is_not_filled_to_the_end() {
     assert_eq!(source.kind(), io::ErrorKind::StorageFull);
 }
 
+/// Zeroes without an end, until it has given some.
+struct Zeroes<'a>(u64, &'a AtomicBool);
+
+impl Read for Zeroes<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0 += buffer.len() as u64;
+        self.1.store(self.0 > 10 << 20, std::sync::atomic::Ordering::Relaxed);
+        buffer.fill(0);
+        Ok(buffer.len())
+    }
+}
+
 #[test]
 fn a_thread_that_nobody_waits_for_ends() {
     needs_root!();
@@ -106,16 +118,6 @@ fn a_thread_that_nobody_waits_for_ends() {
     let root = std::fs::File::open(place.root()).unwrap();
     let trash = std::fs::File::open(place.root().parent().unwrap().join("trash")).unwrap();
     let stop = AtomicBool::new(false);
-    /// Zeroes without an end, until it has given some.
-    struct Zeroes<'a>(u64, &'a AtomicBool);
-    impl Read for Zeroes<'_> {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            self.0 += buffer.len() as u64;
-            self.1.store(self.0 > 10 << 20, std::sync::atomic::Ordering::Relaxed);
-            buffer.fill(0);
-            Ok(buffer.len())
-        }
-    }
     let failed =
         unpack(Zeroes(0, &stop), root.as_fd(), trash.as_fd(), &Limits::default(), &stop).unwrap_err();
     assert!(matches!(failed.fault, Fault::Io { .. }), "{failed:?}");

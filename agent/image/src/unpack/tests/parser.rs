@@ -15,8 +15,10 @@ fn limits() -> Limits {
     Limits { entries: 200, bytes: 1 << 20, extended: 1 << 16, pieces: 100, ..Limits::default() }
 }
 
-/// Path, kind and data of all entries.
-fn walk(bytes: &[u8]) -> Result<Vec<(Vec<u8>, Kind, Vec<u8>)>, Fault> {
+/// Path, kind and data of an entry.
+type Read = (Vec<u8>, Kind, Vec<u8>);
+
+fn walk(bytes: &[u8]) -> Result<Vec<Read>, Fault> {
     let limits = limits();
     let mut archive = Archive::new(bytes, &limits);
     let mut entries = Vec::new();

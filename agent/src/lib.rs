@@ -11,3 +11,4 @@ pub mod manifest;
 pub mod runtime;
 pub mod serve;
 pub mod standalone;
+mod tree;

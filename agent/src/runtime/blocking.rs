@@ -1,8 +1,9 @@
 //! Blocking work, away from the tokio workers.
 
-use std::{fs, io, path::Path};
+use std::{fs, path::Path};
 
 use super::Error;
+use crate::tree;
 
 /// Runs `work` on the blocking pool. The program aborts on panic, so a lost task means that the pool is shutting
 /// down; the answer then never matters.
@@ -25,12 +26,7 @@ pub fn make_dir(path: &Path, mode: u32) -> Result<(), Error> {
 
 /// Removes a tree; not being there is success. Symbolic links are removed, never followed.
 pub fn remove_tree(path: &Path) -> Result<(), Error> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::Io { operation: "remove", path: path.to_owned(), source: error })
-        }
-        _ => Ok(()),
-    }
+    tree::remove(path).map_err(|source| Error::Io { operation: "remove", path: path.to_owned(), source })
 }
 
 /// Nanoseconds since the epoch.

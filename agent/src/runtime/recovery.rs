@@ -65,7 +65,28 @@ impl Runtime {
         }
         while adopting.join_next().await.is_some() {}
         self.finish_removals().await;
-        self.settle_stores().await
+        self.settle_stores().await?;
+        self.check_networks();
+        Ok(())
+    }
+
+    /// CHECK for the pods that were adopted: whatever happened to their networks meanwhile is told. Nobody waits for it.
+    fn check_networks(&self) {
+        let runtime = self.clone();
+        tokio::spawn(async move {
+            for pod in runtime.all_pods().into_iter().filter(|pod| runtime.network.get(&pod.id).is_some()) {
+                let Some(holder) = pod.holder() else { continue };
+                let Ok(netns) = runtime.netns(&pod.record.get(), &holder).await else { continue };
+                if let Err(error) = runtime.network.check(&pod.id, netns).await {
+                    let error = Error::Network {
+                        operation: "check the network",
+                        pod: pod.id.to_string(),
+                        source: error,
+                    };
+                    tracing::warn!(pod_sandbox_id = %pod.id, error = %error.chain(), "network of an adopted pod sandbox");
+                }
+            }
+        });
     }
 
     async fn recover_pod(&self, record: PodRecord) {

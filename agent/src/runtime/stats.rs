@@ -1,7 +1,6 @@
 //! What containers use: the cgroup's counters, and the disk that their writable layers take.
 
 use std::{
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -15,13 +14,12 @@ use super::{
     object::Container,
     record::ContainerRecord,
 };
+use crate::tree;
 
 /// A measured writable layer is good for so long: counting files is dear.
 const LAYER_AGE: Duration = Duration::from_secs(10);
 /// A rate over less time than this says little.
 const RATE_AGE: Duration = Duration::from_millis(500);
-/// Deepest directory that is counted.
-const DEPTH_LIMIT: usize = 4096;
 
 /// Space on disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -84,7 +82,8 @@ impl Samples {
         {
             return usage;
         }
-        let usage = disk_usage(dir);
+        let tree::Usage { bytes, inodes } = tree::usage(dir);
+        let usage = DiskUsage { timestamp_ns: now_ns(), bytes, inodes };
         *self.layer.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), usage));
         usage
     }
@@ -141,22 +140,4 @@ impl Runtime {
             record,
         }
     }
-}
-
-/// Counts a tree without following links, without recursion, one directory descriptor at a time.
-fn disk_usage(dir: &Path) -> DiskUsage {
-    let mut usage = DiskUsage { timestamp_ns: now_ns(), ..DiskUsage::default() };
-    let mut open = vec![(dir.to_owned(), 0_usize)];
-    while let Some((path, depth)) = open.pop() {
-        let Ok(entries) = std::fs::read_dir(&path) else { continue };
-        for entry in entries.flatten() {
-            let Ok(metadata) = entry.metadata() else { continue };
-            usage.bytes += metadata.blocks() * 512;
-            usage.inodes += 1;
-            if metadata.is_dir() && depth < DEPTH_LIMIT {
-                open.push((entry.path(), depth + 1));
-            }
-        }
-    }
-    usage
 }

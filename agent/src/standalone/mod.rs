@@ -31,7 +31,6 @@ mod pod;
 mod service;
 mod steps;
 mod sub_path;
-mod tree;
 mod usage;
 mod volumes;
 

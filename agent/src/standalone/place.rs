@@ -20,7 +20,7 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::tree;
+use crate::tree;
 
 const PARENT: &str = "standalone";
 const RECORD: &str = "pod.json";

@@ -4,7 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use tokio::time::sleep;
 
-use super::{RunError, blocking, tree};
+use super::{RunError, blocking};
+use crate::tree;
 
 /// As often as a kubelet looks.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -14,7 +15,7 @@ pub async fn overrun(limited: &[(String, PathBuf, u64)]) -> RunError {
     loop {
         for (volume, dir, limit) in limited {
             let dir = dir.clone();
-            let used = blocking(move || tree::usage(&dir)).await;
+            let used = blocking(move || tree::usage(&dir).bytes).await;
             if used > *limit {
                 return RunError::VolumeFull { volume: volume.clone(), used, limit: *limit };
             }

@@ -33,6 +33,23 @@ fn one_that_wants_a_login() -> Result<()> {
     vicious(Vice::Unauthorized, &["Unauthenticated", "PermissionDenied"])
 }
 
+/// What a client logs in with is in no line of the log, though it tells all.
+#[test]
+fn credentials_are_in_no_log() -> Result<()> {
+    let Some(mut scene) = Scene::ours()? else { return Ok(()) };
+    let hostile = Hostile::serve("holdfast.test/greeter:1", Vice::Unauthorized)?;
+    let creds = "a-known-user:a-known-password";
+    let bad = format!("{}/greeter:1", hostile.address);
+    scene.crictl.refused(&["pull", "--creds", creds, &bad])?;
+    scene.crictl.ok(&["pull", "--creds", creds, &scene.registry.image("greeter:1")])?;
+    let log = std::fs::read_to_string(scene.agent()?.log())?;
+    ensure!(log.contains(&bad), "the pull is not in the log at all:\n{log}");
+    for secret in ["a-known-user", "a-known-password", "YS1rbm93bi11c2VyOmEta25vd24tcGFzc3dvcmQ="] {
+        ensure!(!log.contains(secret), "{secret} is in the log:\n{log}");
+    }
+    Ok(())
+}
+
 #[test]
 fn one_that_is_broken() -> Result<()> {
     vicious(Vice::Broken, &["Unavailable"])

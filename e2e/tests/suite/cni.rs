@@ -28,6 +28,22 @@ fn plugins_are_used_when_there_is_a_configuration() -> Result<()> {
     ensure!(first != second || first.ends_with(".2"), "{first} {second}");
     oracle.nothing_left()?;
 
+    // CHECK runs for adopted pods, with the cached result: an address that is gone is told.
+    let pod = pod(&scene.dir, "checked");
+    let pod_id = scene.run_pod(&pod)?;
+    scene.agent()?.crash()?;
+    let told = |scene: &mut Scene| -> Result<bool> {
+        Ok(fs::read_to_string(scene.agent()?.log())?.contains("network of an adopted pod sandbox"))
+    };
+    ensure!(!told(&mut scene)?, "a network in order is complained of");
+    let status = scene.crictl.json(&["inspectp", &pod_id])?;
+    let pid = status["info"]["pid"].to_string();
+    let flush = ["-t", &pid, "-n", "ip", "address", "flush", "dev", "eth0"];
+    holdfast_e2e::process::stdout("nsenter", flush)?;
+    scene.agent()?.crash()?;
+    holdfast_e2e::wait::until_true("the agent to tell of the lost address", || told(&mut scene))?;
+    scene.remove_pod(&pod_id)?;
+
     // A changed configuration is noticed.
     configure(&mut scene, "hfe2ecni1", "10.213.201.0/24")?;
     holdfast_e2e::wait::until_true("the changed configuration in use", || {

@@ -129,6 +129,36 @@ fn a_log_is_complete() -> Result<()> {
     oracle.nothing_left()
 }
 
+/// A kubelet rotates a log: renames it, and asks for it to be reopened.
+#[test]
+fn a_log_is_rotated() -> Result<()> {
+    let Some(scene) = Scene::any()? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    let pod = pod(&scene.dir, "rotated");
+    let pod_id = scene.run_pod(&pod)?;
+    let script = "echo before; while [ ! -e /told/go ]; do sleep 0.02; done; echo after";
+    let mut container = container("main", BUSYBOX, &["sh", "-c", script]);
+    let volume = scene.dir.join("told");
+    fs::create_dir(&volume)?;
+    container["mounts"] = serde_json::json!([{"container_path": "/told", "host_path": volume}]);
+    let id = scene.create(&pod_id, &pod, &container)?;
+    ensure!(!scene.crictl.call(&["logs", "--reopen", &id])?.status.success(), "reopened before its start");
+    scene.crictl.ok(&["start", &id])?;
+    let log = scene.log(&pod, &container);
+    wait::until_true("the first line", || Ok(fs::read_to_string(&log)?.contains("before")))?;
+    let old = log.with_extension("old");
+    fs::rename(&log, &old)?;
+    scene.crictl.ok(&["logs", "--reopen", &id])?;
+    fs::write(volume.join("go"), "")?;
+    scene.exited(&id)?;
+    let (old, new) = (fs::read_to_string(&old)?, fs::read_to_string(&log)?);
+    ensure!(old.contains("before") && !old.contains("after"), "{old}");
+    ensure!(new.contains("after") && !new.contains("before"), "{new}");
+    ensure!(!scene.crictl.call(&["logs", "--reopen", &id])?.status.success(), "reopened after its end");
+    scene.remove_pod(&pod_id)?;
+    oracle.nothing_left()
+}
+
 /// Everything of a container's configuration that the walk leaves out.
 #[test]
 fn a_container_is_what_its_configuration_says() -> Result<()> {

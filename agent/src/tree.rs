@@ -2,16 +2,20 @@
 
 use std::{
     collections::HashSet,
+    ffi::OsStr,
     fs, io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::fs::MetadataExt,
+        unix::ffi::OsStrExt,
     },
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, Dir, Mode, OFlags, RenameFlags, openat, renameat_with, unlinkat},
+    fs::{
+        AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, openat, openat2, renameat_with,
+        statat, unlinkat,
+    },
     io::Errno,
 };
 
@@ -98,24 +102,44 @@ fn names(directory: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>, Errno> {
     Ok(names)
 }
 
-/// Bytes on disk of a directory with all in it, as du(1) counts them. What goes away meanwhile is not counted.
-pub fn usage(path: &Path) -> u64 {
-    let mut bytes = 0;
+/// What a tree takes on disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes, as du(1) counts them.
+    pub bytes: u64,
+    /// Files and directories.
+    pub inodes: u64,
+}
+
+/// What is in a directory, a file with several names once. What goes away meanwhile is not counted, nor what lies so deep
+/// that no path leads there. Whoever writes in there may swap a directory for a link: none is followed.
+pub fn usage(path: &Path) -> Usage {
+    let mut usage = Usage::default();
+    let Ok(top) = open_directory(CWD, path.as_os_str().as_encoded_bytes()) else { return usage };
     let mut linked = HashSet::new();
-    let mut directories = vec![path.to_owned()];
+    let mut directories = vec![PathBuf::from(".")];
     while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-            let Ok(file) = entry.metadata() else { continue };
-            let counts = file.nlink() == 1 || file.is_dir() || linked.insert((file.dev(), file.ino()));
-            if counts {
-                bytes += file.blocks() * 512;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        let Ok(opened) = openat2(&top, &directory, flags, Mode::empty(), resolve) else { continue };
+        let Ok(entries) = Dir::read_from(&opened) else { continue };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
             }
-            if file.is_dir() {
-                directories.push(entry.path());
+            let Ok(file) = statat(&opened, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            let is_directory = FileType::from_raw_mode(file.st_mode) == FileType::Directory;
+            if file.st_nlink == 1 || is_directory || linked.insert(file.st_ino) {
+                usage.bytes += file.st_blocks.unsigned_abs() * 512;
+                usage.inodes += 1;
+            }
+            if is_directory {
+                directories.push(directory.join(OsStr::from_bytes(name.to_bytes())));
             }
         }
     }
-    bytes
+    usage
 }
 
 #[cfg(test)]
@@ -152,12 +176,16 @@ mod tests {
     fn a_file_with_two_names_counts_once() {
         let base = tempfile::tempdir_in("/var/tmp").unwrap();
         fs::write(base.path().join("a"), vec![b'x'; 1 << 20]).unwrap();
-        let one = usage(base.path());
+        let bytes = |path: &Path| usage(path).bytes;
+        let one = bytes(base.path());
         assert!((1 << 20..2 << 20).contains(&one), "{one}");
         fs::hard_link(base.path().join("a"), base.path().join("b")).unwrap();
         fs::create_dir(base.path().join("d")).unwrap();
         fs::write(base.path().join("d/c"), vec![b'x'; 1 << 20]).unwrap();
-        assert!((2 << 20..3 << 20).contains(&usage(base.path())));
-        assert_eq!(usage(Path::new("/nothing/here")), 0);
+        assert!((2 << 20..3 << 20).contains(&bytes(base.path())));
+        assert_eq!(usage(base.path()).inodes, 3, "a and b are one");
+        std::os::unix::fs::symlink("/usr", base.path().join("out")).unwrap();
+        assert_eq!(usage(base.path()).inodes, 4);
+        assert_eq!(usage(Path::new("/nothing/here")), Usage::default());
     }
 }

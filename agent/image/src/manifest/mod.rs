@@ -24,8 +24,8 @@ use crate::error::brief;
 pub(crate) const LARGEST_MANIFEST: u64 = 4 << 20;
 /// Largest configuration, in bytes.
 pub(crate) const LARGEST_CONFIG: u64 = 8 << 20;
-/// Most layers of an image.
-pub(crate) const MOST_LAYERS: usize = 500;
+/// Most layers of an image: overlayfs takes 500, and one of them may be ours.
+pub(crate) const MOST_LAYERS: usize = 499;
 /// Largest layer blob that a descriptor may announce, in bytes.
 const LARGEST_LAYER: u64 = 256 << 30;
 

@@ -93,21 +93,23 @@ fn directories(
     image: &NewImage,
     layers: &Layers,
 ) -> Result<Option<(Scratch, Footprint)>, Error> {
-    let mut opened: Vec<(Files<'_>, &[Vec<u8>])> = Vec::new();
+    let mut opened: Vec<(Files<'_>, &Facts)> = Vec::new();
     for diff_id in stack(&image.diff_ids) {
         if let Some(staged) = layers.staged.get(diff_id) {
-            opened.push((Files::Staged(staged.files()), &staged.facts.implied));
+            opened.push((Files::Staged(staged.files()), &staged.facts));
         } else if let Some(facts) = layers.present.get(diff_id) {
             let path = format!("{}/fs", diff_id.hex());
             let files = open_directory(catalog.home.layers.as_fd(), path.as_bytes())
                 .map_err(|errno| Error::io(format!("open layer {diff_id}"), errno))?;
-            opened.push((Files::Present(files), &facts.implied));
+            opened.push((Files::Present(files), facts));
         } else {
             return Err(lost(&image.id, diff_id));
         }
     }
-    let stacked: Vec<Layer<'_>> =
-        opened.iter().map(|(files, implied)| Layer { files: files.as_fd(), implied }).collect();
+    let stacked: Vec<Layer<'_>> = opened
+        .iter()
+        .map(|(files, facts)| Layer { files: files.as_fd(), implied: &facts.implied, hiding: &facts.hiding })
+        .collect();
     let plan = Plan::new(&format!("image {}", image.id), &stacked)?;
     if plan.is_empty() {
         return Ok(None);

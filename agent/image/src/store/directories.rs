@@ -1,9 +1,16 @@
-//! Attributes of directories that a layer implies but does not describe.
+//! Directories on top of an image's layers, for what layers that were unpacked alone cannot say by themselves.
 //!
-//! Each layer is unpacked alone, so that images can share it. An archive may hold `tmp/x` without an entry for `tmp`;
+//! Each layer is unpacked alone, so that images can share it. That leaves two things to put right, which depend on what
+//! is below. Most images need neither.
+//!
+//! *Directories that are implied.* An archive may hold `tmp/x` without an entry for `tmp`;
 //! then the unpacker makes `tmp` with root's ownership and mode 0755, and in the overlay this one, being the upper one,
-//! would hide that a layer below says 1777. So an image that needs it gets one more directory tree on top of its
-//! layers, with nothing in it but such directories, as the layers below describe them. Most images need none.
+//! would hide that a layer below says 1777. So the image gets one more tree on top of its layers, with nothing in it but
+//! such directories, as the layers below describe them.
+//!
+//! *Whiteouts of nothing.* overlayfs looks for whiteouts only where it merges directories. In a directory that no other
+//! layer has it lists them, as names that cannot be opened, and where a single layer is bound they would be devices. So
+//! such a directory stands in the tree on top as well, which makes it a merged one.
 //!
 //! Extended attributes of directories are not restored. A directory that is implied over a symlink of a lower layer
 //! replaces it, as with Docker and CRI-O.
@@ -23,8 +30,10 @@ const MOST_LOOKS: u64 = 2_000_000;
 /// One layer of an image.
 pub(super) struct Layer<'a> {
     pub files: BorrowedFd<'a>,
-    /// Sorted.
+    /// Directories that no entry describes, sorted.
     pub implied: &'a [Vec<u8>],
+    /// Directories with whiteouts, sorted.
+    pub hiding: &'a [Vec<u8>],
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -46,8 +55,8 @@ struct Node {
     /// Layers that its content comes from, topmost first.
     layers: Vec<usize>,
     attributes: Attributes,
-    /// Whether the layers alone show other attributes than these.
-    differs: bool,
+    /// Whether it has to stand on top.
+    needed: bool,
 }
 
 /// What a layer has at a path.
@@ -67,13 +76,9 @@ pub(super) struct Plan<'a>(BTreeMap<&'a [u8], Attributes>);
 impl<'a> Plan<'a> {
     /// Looks through the layers. Blocking.
     pub(super) fn new(object: &str, layers: &[Layer<'a>]) -> Result<Self, Error> {
-        let mut paths = BTreeSet::new();
-        for path in layers.iter().flat_map(|layer| layer.implied) {
-            let mut path: &[u8] = path;
-            while paths.insert(path) && !path.is_empty() {
-                path = parent(path);
-            }
-        }
+        let hiding = with_parents(layers.iter().flat_map(|layer| layer.hiding));
+        let mut paths = with_parents(layers.iter().flat_map(|layer| layer.implied));
+        paths.extend(&hiding);
         let mut nodes: BTreeMap<&[u8], Node> = BTreeMap::new();
         let mut looks = 0;
         // A parent sorts before its children.
@@ -83,13 +88,13 @@ impl<'a> Plan<'a> {
                 Some(node) => node.layers.clone(),
                 None => continue,
             };
-            // Nothing below that it could inherit from.
-            if candidates.len() < 2 {
+            // Nothing below that it could inherit from, and nothing to hide.
+            if candidates.len() < 2 && !hiding.contains(path) {
                 continue;
             }
             looks += candidates.len() as u64;
             if looks > MOST_LOOKS {
-                let object = format!("{object}: undescribed directories of its layers");
+                let object = format!("{object}: directories of its layers");
                 return Err(Error::TooLarge { object, limit: MOST_LOOKS, unit: "directories" });
             }
             if let Some(node) = merge(layers, &candidates, path)? {
@@ -97,7 +102,7 @@ impl<'a> Plan<'a> {
             }
         }
         let mut plan = BTreeMap::new();
-        for (path, _) in nodes.iter().filter(|(_, node)| node.differs) {
+        for (path, _) in nodes.iter().filter(|(_, node)| node.needed) {
             let mut path: &[u8] = path;
             while let Some(node) = nodes.get(path)
                 && plan.insert(path, node.attributes).is_none()
@@ -136,7 +141,7 @@ impl<'a> Plan<'a> {
 
 /// What overlayfs will show at a path that every candidate, topmost first, may contribute to.
 fn merge(layers: &[Layer<'_>], candidates: &[usize], path: &[u8]) -> Result<Option<Node>, Error> {
-    let (mut shown, mut described) = (None, None);
+    let (mut shown, mut described, mut sealed) = (None, None, false);
     let mut merged = Vec::new();
     for &at in candidates {
         let layer = &layers[at];
@@ -145,19 +150,40 @@ fn merge(layers: &[Layer<'_>], candidates: &[usize], path: &[u8]) -> Result<Opti
             Found::Other => break,
             Found::Directory { attributes, opaque } => (attributes, opaque),
         };
-        merged.push(at);
+        if !sealed {
+            merged.push(at);
+        }
         shown.get_or_insert(attributes);
-        if layer.implied.binary_search_by(|implied| implied.as_slice().cmp(path)).is_err() {
+        if !contains(layer.implied, path) {
             described.get_or_insert(attributes);
         }
-        if opaque {
+        // An opaque directory has new content and is still the one that was described below.
+        sealed |= opaque;
+        if sealed && described.is_some() {
             break;
         }
     }
     let Some(shown) = shown else { return Ok(None) };
     let attributes = described.unwrap_or(shown);
     let differs = attributes.owner_and_mode() != shown.owner_and_mode();
-    Ok(Some(Node { layers: merged, attributes, differs }))
+    let lists_whiteouts = matches!(merged[..], [only] if contains(layers[only].hiding, path));
+    Ok(Some(Node { layers: merged, attributes, needed: differs || lists_whiteouts }))
+}
+
+/// These paths and all that lead to them.
+fn with_parents<'a>(paths: impl Iterator<Item = &'a Vec<u8>>) -> BTreeSet<&'a [u8]> {
+    let mut all = BTreeSet::new();
+    for path in paths {
+        let mut path: &[u8] = path;
+        while all.insert(path) && !path.is_empty() {
+            path = parent(path);
+        }
+    }
+    all
+}
+
+fn contains(sorted: &[Vec<u8>], path: &[u8]) -> bool {
+    sorted.binary_search_by(|known| known.as_slice().cmp(path)).is_ok()
 }
 
 fn look(layer: BorrowedFd<'_>, path: &[u8]) -> Result<Found, Error> {
@@ -209,13 +235,17 @@ mod tests {
 
     use super::*;
 
-    /// A layer of directories with modes; those without one are implied. Opaque ones have a `!`, files a `=`.
-    fn layer(base: &Path, entries: &[(&str, u32)]) -> (std::fs::File, Vec<Vec<u8>>) {
+    /// A layer's files, its implied directories and those with whiteouts.
+    type Made = (std::fs::File, Vec<Vec<u8>>, Vec<Vec<u8>>);
+
+    /// A layer of directories with modes; those without one are implied. Opaque ones have a `!`, those with a whiteout
+    /// a `~`, files a `=`.
+    fn layer(base: &Path, entries: &[(&str, u32)]) -> Made {
         std::fs::create_dir_all(base).unwrap();
         std::fs::set_permissions(base, PermissionsExt::from_mode(0o755)).unwrap();
-        let mut implied = Vec::new();
+        let (mut implied, mut hiding) = (Vec::new(), Vec::new());
         for (path, mode) in entries {
-            let name = path.trim_end_matches(['!', '=']);
+            let name = path.trim_end_matches(['!', '=', '~']);
             let full = base.join(name);
             if path.ends_with('=') {
                 std::fs::write(&full, "").unwrap();
@@ -227,13 +257,17 @@ mod tests {
             if *mode == 0 {
                 implied.push(name.as_bytes().to_vec());
             }
+            if path.ends_with('~') {
+                hiding.push(name.as_bytes().to_vec());
+            }
             if path.ends_with('!') {
                 let fd = std::fs::File::open(&full).unwrap();
                 fs::fsetxattr(&fd, "trusted.overlay.opaque", b"y", fs::XattrFlags::empty()).unwrap();
             }
         }
         implied.sort();
-        (std::fs::File::open(base).unwrap(), implied)
+        hiding.sort();
+        (std::fs::File::open(base).unwrap(), implied, hiding)
     }
 
     /// Path and mode of what is planned for these layers, then made.
@@ -244,8 +278,10 @@ mod tests {
             .enumerate()
             .map(|(at, entries)| layer(&base.path().join(at.to_string()), entries))
             .collect();
-        let layers: Vec<Layer<'_>> =
-            made.iter().map(|(files, implied)| Layer { files: files.as_fd(), implied }).collect();
+        let layers: Vec<Layer<'_>> = made
+            .iter()
+            .map(|(files, implied, hiding)| Layer { files: files.as_fd(), implied, hiding })
+            .collect();
         let plan = Plan::new("image", &layers).unwrap();
         let out = base.path().join("out");
         std::fs::create_dir(&out).unwrap();
@@ -309,7 +345,33 @@ mod tests {
             ])
             .is_empty()
         );
-        // An implied directory that is opaque itself was removed and made again.
-        assert!(plan(&[&[("", 0o755), ("a", 0o700)], &[("", 0), ("a!", 0)]]).is_empty());
+        // What lies in an opaque directory is new; the directory itself is the old one.
+        assert_eq!(
+            plan(&[&[("", 0o755), ("a", 0o700), ("a/b", 0o711)], &[("", 0), ("a!", 0), ("a/b", 0)]]),
+            [(String::new(), 0o755), ("a".to_owned(), 0o700)]
+        );
+    }
+
+    #[test]
+    fn whiteouts_need_something_to_merge_with() {
+        if needs_root() {
+            return;
+        }
+        let paths = |layers: &[&[(&str, u32)]]| -> Vec<String> {
+            plan(layers).into_iter().map(|(path, _)| path).collect()
+        };
+        // There is something below, as in every honest image.
+        assert!(paths(&[&[("", 0o755), ("a", 0o755)], &[("", 0o755), ("a~", 0o755)]]).is_empty());
+        assert!(paths(&[&[("", 0o755)], &[("~", 0o755)]]).is_empty());
+        // There is nothing, or nothing that is seen.
+        assert_eq!(paths(&[&[("~", 0o755)]]), [""]);
+        assert_eq!(paths(&[&[("", 0o755)], &[("", 0o755), ("a", 0o700), ("a/b~", 0o755)]]), ["", "a", "a/b"]);
+        assert_eq!(paths(&[&[("", 0o755), ("a=", 0)], &[("", 0o755), ("a~", 0o755)]]), ["", "a"]);
+        assert_eq!(
+            plan(&[&[("", 0o755), ("a", 0o755)], &[("", 0), ("a!", 0o711), ("a~", 0o711)]]),
+            [(String::new(), 0o755), ("a".to_owned(), 0o711)]
+        );
+        // Hidden as a whole: it does not matter what is in it.
+        assert!(paths(&[&[("", 0o755), ("a~", 0o755)], &[("", 0o755), ("a=", 0)]]).is_empty());
     }
 }

@@ -29,6 +29,9 @@ pub(crate) struct Facts {
     /// Directories that no entry of the archive describes; the empty path is the root.
     #[serde(serialize_with = "to_base64", deserialize_with = "from_base64")]
     pub implied: Vec<Vec<u8>>,
+    /// Directories with whiteouts in them.
+    #[serde(default, serialize_with = "to_base64", deserialize_with = "from_base64")]
+    pub hiding: Vec<Vec<u8>>,
 }
 
 impl Facts {

@@ -48,7 +48,8 @@ impl Staged {
             entries: unpacked.entries,
             footprint: unpacked.footprint,
         };
-        let facts = Facts { diff_id: unpacked.diff_id, record, implied: unpacked.implied };
+        let facts =
+            Facts { diff_id: unpacked.diff_id, record, implied: unpacked.implied, hiding: unpacked.hiding };
         facts.write(&scratch)?;
         Ok(Self { facts, files, scratch: Mutex::new(scratch) })
     }

@@ -26,7 +26,7 @@ pub(crate) use remove::{empty, move_into};
 pub(crate) use space::Space;
 use stream::Hashing;
 pub(crate) use stream::{Bounded, decompress};
-use tree::Tree;
+use tree::{Finished, Tree};
 pub(crate) use walk::open_directory;
 
 use crate::digest::Digest;
@@ -46,6 +46,8 @@ pub(crate) struct Unpacked {
     pub footprint: Footprint,
     /// Directories that the archive's paths imply without an entry of their own; empty path: the root.
     pub implied: Vec<Vec<u8>>,
+    /// Directories with whiteouts in them.
+    pub hiding: Vec<Vec<u8>>,
 }
 
 /// Why a blob could not be unpacked.
@@ -68,10 +70,10 @@ pub(crate) fn unpack(
 ) -> Result<Unpacked, Failed> {
     let mut blob = Hashing::new(source, u64::MAX, stop);
     match apply(&mut blob, root, trash, limits, stop) {
-        Ok((entries, footprint, implied, diff_id)) => {
+        Ok((entries, Finished { footprint, implied, hiding }, diff_id)) => {
             let (digest, size) =
                 blob.finish().map_err(|error| Failed { fault: Fault::read(error), digest: None })?;
-            Ok(Unpacked { digest, size, diff_id, entries, footprint, implied })
+            Ok(Unpacked { digest, size, diff_id, entries, footprint, implied, hiding })
         }
         Err(fault @ (Fault::Corrupt(_) | Fault::Unsupported(_))) => {
             Err(Failed { fault, digest: blob.finish().ok().map(|(digest, _)| digest) })
@@ -80,7 +82,7 @@ pub(crate) fn unpack(
     }
 }
 
-type Applied = (u64, Footprint, Vec<Vec<u8>>, Digest);
+type Applied = (u64, Finished, Digest);
 
 fn apply(
     blob: &mut impl Read,
@@ -97,7 +99,7 @@ fn apply(
     }
     let entries = archive.entries();
     drop(archive);
-    let (footprint, implied) = tree.finish()?;
+    let finished = tree.finish()?;
     let (diff_id, _) = tar.finish().map_err(Fault::read)?;
-    Ok((entries, footprint, implied, diff_id))
+    Ok((entries, finished, diff_id))
 }

@@ -27,12 +27,23 @@ pub(crate) struct Tree<'a> {
     /// Times of directories are set last, since every new entry changes them.
     times: Vec<(Vec<u8>, Timestamps)>,
     pub(super) implied: BTreeSet<Vec<u8>>,
-    /// Memory of `times` and `implied`.
+    /// Directories with whiteouts.
+    hiding: BTreeSet<Vec<u8>>,
+    /// Memory of these three.
     remembered: u64,
     pub(super) footprint: Footprint,
     buffer: Vec<u8>,
     limits: &'a Limits,
     space: Space<'a>,
+}
+
+/// A tree with everything in it.
+pub(crate) struct Finished {
+    pub footprint: Footprint,
+    /// Directories that no entry describes, sorted; empty path: the root.
+    pub implied: Vec<Vec<u8>>,
+    /// Directories with whiteouts, sorted.
+    pub hiding: Vec<Vec<u8>>,
 }
 
 impl<'a> Tree<'a> {
@@ -44,6 +55,7 @@ impl<'a> Tree<'a> {
             parent: None,
             times: Vec::new(),
             implied: BTreeSet::from([Vec::new()]),
+            hiding: BTreeSet::new(),
             remembered: 0,
             footprint: Footprint { bytes: 4096, inodes: 1 },
             buffer: vec![0; 128 << 10],
@@ -83,8 +95,8 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// Sets the times of the directories and says which of them no entry described.
-    pub(crate) fn finish(mut self) -> Result<(Footprint, Vec<Vec<u8>>), Fault> {
+    /// Sets the times of the directories, and says what is to be known of them.
+    pub(crate) fn finish(mut self) -> Result<Finished, Fault> {
         for (path, times) in std::mem::take(&mut self.times) {
             // A later entry may have replaced it.
             let Ok(parts) = components(&path) else { continue };
@@ -92,7 +104,11 @@ impl<'a> Tree<'a> {
                 fs::futimens(&fd, &times).map_err(|errno| Fault::call("futimens", &path, errno))?;
             }
         }
-        Ok((self.footprint, self.implied.into_iter().collect()))
+        Ok(Finished {
+            footprint: self.footprint,
+            implied: self.implied.into_iter().collect(),
+            hiding: self.hiding.into_iter().collect(),
+        })
     }
 
     fn apply_root(&mut self, entry: &Entry) -> Result<(), Fault> {
@@ -129,10 +145,17 @@ impl<'a> Tree<'a> {
     fn hide(&mut self, parents: &[&[u8]], name: &[u8], entry: &Entry) -> Result<(), Fault> {
         let parent = self.take_parent(parents)?;
         match fs::mknodat(&parent.fd, name, FileType::CharacterDevice, Mode::empty(), 0) {
-            Ok(()) => self.footprint.add(0),
+            Ok(()) => {
+                self.footprint.add(0);
+                if !self.hiding.contains(&parent.path) {
+                    self.remember(&parent.path)?;
+                    self.hiding.insert(parent.path.clone());
+                }
+            }
             Err(Errno::EXIST) => {
                 if let Ok(fd) = open_directory(parent.fd.as_fd(), name) {
                     set_opaque(fd.as_fd(), &entry.path)?;
+                    self.implied.remove(&join(&parent.path, name));
                 }
             }
             Err(errno) => return Err(Fault::call("mknod whiteout", &entry.path, errno)),
@@ -328,13 +351,15 @@ impl<'a> Tree<'a> {
         })
     }
 
-    /// A directory is gone, and what was implied below it.
+    /// A directory is gone, and what was known of it and below it.
     fn forget(&mut self, gone: &[u8]) {
-        self.implied.remove(gone);
         let below = join(gone, b"");
-        let names = self.implied.range(below.clone()..).take_while(|name| name.starts_with(&below));
-        for name in names.cloned().collect::<Vec<_>>() {
-            self.implied.remove(&name);
+        for names in [&mut self.implied, &mut self.hiding] {
+            names.remove(gone);
+            let inside = names.range(below.clone()..).take_while(|name| name.starts_with(&below));
+            for name in inside.cloned().collect::<Vec<_>>() {
+                names.remove(&name);
+            }
         }
     }
 

@@ -107,6 +107,8 @@ impl Tree<'_> {
                             .map_err(|errno| Fault::call("unlink", &part, errno))?;
                         fd = self.imply(&fd, &done, &part)?;
                         set_opaque(fd.as_fd(), &part)?;
+                        // Removed and made again: it has nothing to inherit.
+                        self.implied.remove(&join(&done.join(&b'/'), &part));
                     }
                 },
                 Err(errno) => return Err(Fault::call("open", &part, errno)),

@@ -5,6 +5,7 @@ mod bed;
 mod hostile;
 mod images;
 mod import;
+mod overlay;
 mod pull;
 mod recover;
 mod registry;

@@ -5,7 +5,8 @@
 
 use cgroups_rs::systemd::{
     ALLOWED_CPUS, ALLOWED_MEMORY_NODES, CPU_QUOTA_PER_SEC_US, CPU_QUOTA_PERIOD_US, CPU_SHARES, CPU_WEIGHT,
-    MEMORY_LIMIT, MEMORY_LOW, MEMORY_MAX, MEMORY_SWAP_MAX, TASKS_MAX, cpuset, props::PropertiesBuilder,
+    MEMORY_LIMIT, MEMORY_LOW, MEMORY_MAX, MEMORY_SWAP_MAX, TASKS_MAX, WANTS, cpuset,
+    props::PropertiesBuilder,
 };
 use holdfast_model::{DeviceRule, Resources};
 use zbus::zvariant::Value;
@@ -30,6 +31,12 @@ pub(crate) fn unit(unit: &Unit, pid: Option<i32>) -> Vec<Property> {
         builder = builder.pids(vec![pid as u32]);
     }
     let mut properties = builder.build();
+    // cgroups-rs writes one name where systemd wants a list of them.
+    for (name, value) in &mut properties {
+        if *name == WANTS {
+            *value = Value::from(vec![unit.slice.clone()]);
+        }
+    }
     // A scope that failed is forgotten as well: nobody would ask for it again.
     properties.push(("CollectMode", Value::from("inactive-or-failed")));
     properties
@@ -143,6 +150,13 @@ mod tests {
             .iter()
             .find(|property| property.0 == name)
             .map(|property| property.1.clone().try_into().unwrap())
+    }
+
+    #[test]
+    fn what_a_slice_wants_is_a_list() {
+        let slice = Unit { name: "a-b.slice".into(), slice: "a.slice".into() };
+        let wants = unit(&slice, None).into_iter().find(|property| property.0 == WANTS);
+        assert_eq!(wants.unwrap().1, Value::from(vec!["a.slice".to_owned()]));
     }
 
     #[test]

@@ -45,6 +45,13 @@ pub fn payload(
         let to = tree.join("tests").join(test_name(number, executable));
         fs::copy(&executable.path, &to).with_context(|| format!("copy {}", executable.path.display()))?;
     }
+    if !executables.is_empty() {
+        let source = work.repo.join("agent/spec/tests/seccomp_probe.c");
+        quiet(
+            command("cc", ["-O1", "-static", "-o"]).arg(tree.join("tests/seccomp_probe")).arg(source),
+            &log,
+        )?;
+    }
     let script = script(executables, options, slowness);
     fs::write(tree.join("run.sh"), script).context("write run.sh")?;
     let disk = dir.join("payload.ext4");
@@ -77,7 +84,7 @@ fn test_name(number: usize, executable: &Executable) -> String {
 fn script(executables: &[Executable], options: &Options, slowness: u32) -> String {
     let mut text = String::from(
         "set -u\nexport PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root RUST_BACKTRACE=0\n\
-         export HOLDFAST_E2E_BIN=/e2e/bin HOLDFAST_E2E_CACHE=/e2e/cache\n\
+         export HOLDFAST_E2E_BIN=/e2e/bin HOLDFAST_E2E_CACHE=/e2e/cache HOLDFAST_SECCOMP_PROBE=/e2e/tests/seccomp_probe\n\
          { uname -sr; . /etc/os-release; echo \"$PRETTY_NAME\"; systemctl --version | head -n 1\n\
          echo \"cgroups: $(stat -fc %T /sys/fs/cgroup): $(cat /sys/fs/cgroup/cgroup.controllers)\"\n\
          echo \"AppArmor: $(cat /sys/module/apparmor/parameters/enabled)\"\n\

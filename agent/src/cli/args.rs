@@ -31,6 +31,7 @@ pub(super) enum Command {
     /// Serves CRI on the configured socket until SIGTERM or SIGINT. Containers go on when it ends.
     Serve,
     /// Runs the pod of a manifest, follows its logs and removes it at its end.
+    #[command(after_long_help = RUN_HELP)]
     Run(RunArguments),
     /// Pulls, imports, lists and removes images.
     Image {
@@ -56,6 +57,18 @@ pub(super) enum Command {
         shell: Shell,
     },
 }
+
+/// What a manifest leaves open, and how a run ends.
+const RUN_HELP: &str = "\
+The agent that listens does the work; without one the same service runs in this process. A field that is not acted upon
+is refused by its path, and nothing is started.
+
+Where the manifest leaves a choice: containers run under the default seccomp profile unless they are privileged or say
+otherwise; images are pulled before the pod is made, those with imagePullPolicy Always once for each run; dnsPolicy
+ClusterFirst means Default.
+
+Exit codes: 0 if all containers succeeded, else the code of the one that failed first; 128 for a command that cannot be
+started; 125 for everything that is not a container's fault; 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.";
 
 /// `holdfast run`.
 #[derive(Debug, Clone, Args)]

@@ -2,6 +2,12 @@
 
 #![expect(clippy::unused_async, reason = "skeleton")]
 
+mod dictionary;
+pub mod frame;
+pub mod headers;
+#[cfg(test)]
+mod tests_support;
+
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};

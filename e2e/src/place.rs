@@ -25,6 +25,11 @@ pub fn crictl() -> PathBuf {
     cache().join("tools/crictl")
 }
 
+/// The conformance tests of CRI.
+pub fn critest() -> PathBuf {
+    cache().join("tools/critest")
+}
+
 /// Debian's registry.
 pub fn registry() -> PathBuf {
     cache().join("tools/docker-registry/usr/bin/docker-registry")
@@ -38,6 +43,11 @@ pub fn cni_plugins() -> PathBuf {
 /// The OCI layout with all test images.
 pub fn images() -> PathBuf {
     cache().join("images")
+}
+
+/// The OCI layout with the stand-ins for critest's images.
+pub fn critest_images() -> PathBuf {
+    cache().join("critest-images")
 }
 
 /// A socket of another runtime to test the tests against.

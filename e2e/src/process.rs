@@ -105,6 +105,13 @@ impl Process {
         wait::until(&what, limit, || self.ended())
     }
 
+    /// Waits for its end, however long that takes: for what somebody watches.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
+        let status = self.child.wait().with_context(|| format!("wait for {}", self.what))?;
+        self.ended = Some(status);
+        Ok(status)
+    }
+
     /// SIGKILL, and waits.
     pub fn kill(&mut self) -> Result<()> {
         self.signal(Signal::SIGKILL)?;

@@ -25,11 +25,16 @@ pub struct Registry {
 impl Registry {
     /// Starts one that has all test images; `dir` is for its configuration.
     pub fn start(dir: &Path) -> Result<Self> {
-        let storage = storage()?;
+        Self::with_images(&place::images(), dir)
+    }
+
+    /// Starts one that has all images of a layout.
+    pub fn with_images(layout: &Path, dir: &Path) -> Result<Self> {
+        let storage = storage(layout)?;
         if !storage.exists() {
             let fresh = storage.with_extension(format!("tmp-{}", std::process::id()));
             let filling = Self::with_storage(&fresh, dir)?;
-            filling.push_layout(&place::images())?;
+            filling.push_layout(layout)?;
             drop(filling);
             fs::rename(&fresh, &storage).with_context(|| format!("rename {}", fresh.display()))?;
         }
@@ -149,8 +154,8 @@ pub fn blob(layout: &Path, digest: &str) -> PathBuf {
 }
 
 /// A filled storage is kept from run to run, one for each set of images.
-fn storage() -> Result<PathBuf> {
-    let index = place::images().join("index.json");
+fn storage(layout: &Path) -> Result<PathBuf> {
+    let index = layout.join("index.json");
     let bytes = fs::read(&index).with_context(|| format!("read {}", index.display()))?;
     let mut hasher = DefaultHasher::new();
     bytes.hash(&mut hasher);

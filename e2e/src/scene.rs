@@ -219,3 +219,8 @@ pub fn own_network() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace")?;
     process::stdout("ip", ["link", "set", "lo", "up"]).map(|_| ())
 }
+
+/// An IPC namespace for this thread and all that it spawns: what it makes with shmget(2) outlives no test.
+pub fn own_ipc() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWIPC).context("make an IPC namespace")
+}

@@ -71,6 +71,15 @@ pub fn unpack(work: &Work, package: &str, dir: &Path) -> Result<()> {
     quiet(command("dpkg-deb", ["-x"]).arg(&deb).arg(dir), &log)
 }
 
+/// Libraries that an unpacked package asks for, told by the names in its Depends.
+pub fn libraries(work: &Work, package: &str) -> Result<Vec<String>> {
+    let deb = newest(&work.dir(&format!("debs/{package}"))?, ".deb")?;
+    let text = output(command("dpkg-deb", ["-f"]).arg(&deb).arg("Depends"))?;
+    // Alternatives ("a | b") do not come up among libraries; versions stand in brackets.
+    let names = text.split(',').filter_map(|part| part.split_whitespace().next());
+    Ok(names.filter(|name| name.starts_with("lib") || name.starts_with("zlib")).map(str::to_owned).collect())
+}
+
 /// Fetches the upstream archive of a source package into a folder of its own. The machine's sources seldom list
 /// source packages, so this asks the same mirrors with lists of our own.
 pub fn source(work: &Work, package: &str) -> Result<PathBuf> {

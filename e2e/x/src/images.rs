@@ -55,7 +55,7 @@ pub fn prepare(work: &Work) -> Result<()> {
     let busybox = busybox(work)?;
     once(&work.cache.join("images.stamp"), GENERATION, || {
         step("building the test images", || {
-            let programs = Programs { busybox, greeter: greeter(work)?, pause: pause(work)? };
+            let programs = Programs { busybox, greeter: greeter(work)?, pause: static_c(work, "pause")? };
             let mut layout = Layout::create(&work.images())?;
             test_images(&mut layout, &programs)?;
             layout.finish()
@@ -110,7 +110,8 @@ fn test_images(layout: &mut Layout, programs: &Programs) -> Result<()> {
     Ok(())
 }
 
-const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// The PATH that images give their programs.
+pub const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Three layers: the second removes a file and a whole folder of the first and hides another folder's content.
 fn layers_image(busybox: Tar) -> Image {
@@ -127,13 +128,15 @@ fn layers_image(busybox: Tar) -> Image {
     Image::new(json!({"Cmd": ["sh"], "Env": [PATH]}), [busybox, first, second, third])
 }
 
-fn marker(name: &str, text: &str) -> Tar {
+/// A layer with one text file.
+pub fn marker(name: &str, text: &str) -> Tar {
     let mut tar = Tar::default();
     tar.file(name, Meta::root(0o644), text.as_bytes());
     tar
 }
 
-fn program_layer(program: &Path, name: &str) -> Result<Tar> {
+/// A layer with one program at the top.
+pub fn program_layer(program: &Path, name: &str) -> Result<Tar> {
     let bytes = fs::read(program).with_context(|| format!("read {}", program.display()))?;
     let mut tar = Tar::default();
     tar.file(name, Meta::root(0o755), &bytes);
@@ -148,7 +151,7 @@ fn greeter_image(greeter: &Path) -> Result<Image> {
 }
 
 /// Every applet a hard link, so that a masked path masks one of them; no /proc and /sys, which a runtime must make.
-fn busybox_layer(busybox: &Path) -> Result<Tar> {
+pub fn busybox_layer(busybox: &Path) -> Result<Tar> {
     let bytes = fs::read(busybox).with_context(|| format!("read {}", busybox.display()))?;
     let applets = output(&mut command(busybox, ["--list-full"]))?;
     let mut tar = Tar::default();
@@ -183,7 +186,7 @@ const GROUP: &str = "root:x:0:\n\
     nogroup:x:65534:\n";
 
 /// A static busybox with upstream's defaults. Debian's busybox-static has other options: no pgrep, no ipcs.
-fn busybox(work: &Work) -> Result<PathBuf> {
+pub fn busybox(work: &Work) -> Result<PathBuf> {
     let program = work.tools().join("busybox");
     once(&work.tools().join("busybox.stamp"), "1", || {
         step("building busybox", || {
@@ -225,10 +228,11 @@ fn greeter(work: &Work) -> Result<PathBuf> {
     Ok(program)
 }
 
-fn pause(work: &Work) -> Result<PathBuf> {
-    let program = work.dir("programs")?.join("pause");
-    let source = work.repo.join("e2e/x/programs/pause.c");
-    let log = work.dir("logs")?.join("pause.log");
+/// Builds `e2e/x/programs/<name>.c`.
+pub fn static_c(work: &Work, name: &str) -> Result<PathBuf> {
+    let program = work.dir("programs")?.join(name);
+    let source = work.repo.join(format!("e2e/x/programs/{name}.c"));
+    let log = work.dir("logs")?.join(format!("{name}.log"));
     quiet(command("gcc", ["-static", "-Os", "-s", "-o"]).arg(&program).arg(&source), &log)?;
     Ok(program)
 }

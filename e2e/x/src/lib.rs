@@ -1,10 +1,11 @@
-//! What `cargo x` does: prepares a machine, builds the programs and the test images, runs the demo, the tests, the
-//! virtual machine and the benchmark. It knows the programs only as files and names none of their crates.
+//! What `cargo x` does: prepares a machine, builds the programs and the test images, runs the demo, the tests, critest,
+//! the virtual machine and the benchmark. It knows the programs only as files and names none of their crates.
 
 pub mod apt;
 pub mod bench;
 pub mod build;
 pub mod check;
+pub mod critest;
 pub mod demo;
 pub mod host;
 pub mod images;

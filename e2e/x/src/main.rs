@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use holdfast_x::{bench, check, demo, summary::Counts, test, vm, work::Work};
+use holdfast_x::{bench, check, critest, demo, summary::Counts, test, vm, work::Work};
 
 /// The developer command of Holdfast.
 #[derive(Debug, Parser)]
@@ -41,6 +41,25 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Run critest, the conformance tests of CRI, against an agent of its own.
+    ///
+    /// Builds critest from its Go module and stand-ins for its images from Debian
+    /// packages, and runs it with a registry and an agent that are gone afterwards.
+    /// Ends with what passed, failed and was skipped, why, and where the log is;
+    /// the exit code is 0 only if nothing failed.
+    ///
+    /// All arguments are critest's own, for example:
+    ///   cargo x critest -ginkgo.focus=Streaming -websocket-exec
+    ///   cargo x critest --parallel=4
+    ///   cargo x critest -benchmark -benchmarking-output-dir=/tmp/numbers
+    ///
+    /// HOLDFAST_E2E_BIN=DIR tests the programs in DIR and no release build.
+    #[command(verbatim_doc_comment)]
+    Critest {
+        /// Arguments of critest.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Format, lints, licences.
     Check,
 }
@@ -60,6 +79,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
     match task {
         Task::Demo => demo::demo(&work)?,
         Task::Bench { args } => bench::bench(&work, &args)?,
+        Task::Critest { args } => match critest::critest(&work, &args)? {},
         Task::Prepare => test::prepare(&work)?,
         Task::Check => check::check(&work)?,
         Task::Test { filter, e2e } => return Ok(verdict(test::test(&work, &test::Options { filter, e2e })?)),

@@ -1,6 +1,10 @@
 //! The real parts that the tests drive us with, built or unpacked once and kept in the cache.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result};
 
@@ -10,7 +14,8 @@ use crate::{
     work::{Work, once},
 };
 
-const CRI_TOOLS: &str = "v1.36.0";
+/// Version of crictl and critest.
+pub const CRI_TOOLS: &str = "v1.36.0";
 const CRI_API: &str = "v0.37.2";
 
 /// Makes all tools that the tests name.
@@ -40,29 +45,52 @@ pub fn cri_api_proto(work: &Work) -> Result<PathBuf> {
     Ok(go_module(work, "k8s.io/cri-api", CRI_API)?.join("pkg/apis/runtime/v1/api.proto"))
 }
 
-/// Builds crictl in a copy of the module's folder: `go install` fails on a replaced dependency.
+/// Builds crictl.
 fn crictl(work: &Work) -> Result<()> {
     once(&work.tools().join("crictl.stamp"), CRI_TOOLS, || {
         step(&format!("building crictl {CRI_TOOLS}"), || {
-            let module = go_module(work, "sigs.k8s.io/cri-tools", CRI_TOOLS)?;
-            let copy = work.dir("sources")?.join("cri-tools");
-            if copy.exists() {
-                fs::remove_dir_all(&copy).with_context(|| format!("remove {}", copy.display()))?;
-            }
+            let copy = cri_tools(work)?;
             let log = work.dir("logs")?.join("crictl.log");
-            quiet(command("cp", ["-r", "--no-preserve=mode"]).arg(&module).arg(&copy), &log)?;
-            let version = format!("-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version={CRI_TOOLS}");
-            let mut build =
-                command(go(), ["build", "-trimpath", "-buildvcs=false", "-ldflags", &version, "-o"]);
-            build.arg(work.tools().join("crictl")).arg("./cmd/crictl");
-            quiet(build.current_dir(&copy).env("CGO_ENABLED", "0"), &log)
+            let mut build = go(&copy, ["build", "-trimpath", "-buildvcs=false"]);
+            build
+                .args(["-ldflags", &version_flag(), "-o"])
+                .arg(work.tools().join("crictl"))
+                .arg("./cmd/crictl");
+            quiet(&mut build, &log)
         })
     })
 }
 
+/// A copy of cri-tools' folder to build in: `go install` fails on a replaced dependency, and the module cache is not
+/// ours to change.
+pub fn cri_tools(work: &Work) -> Result<PathBuf> {
+    let copy = work.dir("sources")?.join("cri-tools");
+    once(&work.cache.join("sources/cri-tools.stamp"), CRI_TOOLS, || {
+        let module = go_module(work, "sigs.k8s.io/cri-tools", CRI_TOOLS)?;
+        if copy.exists() {
+            fs::remove_dir_all(&copy).with_context(|| format!("remove {}", copy.display()))?;
+        }
+        let log = work.dir("logs")?.join("cri-tools.log");
+        quiet(command("cp", ["-r", "--no-preserve=mode"]).arg(&module).arg(&copy), &log)
+    })?;
+    Ok(copy)
+}
+
+/// What tells crictl and critest which version they are.
+pub fn version_flag() -> String {
+    format!("-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version={CRI_TOOLS}")
+}
+
+/// A Go command in a module's folder, for programs without a C library.
+pub fn go<'a>(module: &Path, args: impl IntoIterator<Item = &'a str>) -> Command {
+    let mut go = command(go_program(), args);
+    go.current_dir(module).env("CGO_ENABLED", "0");
+    go
+}
+
 /// Downloads a Go module and returns its folder.
 fn go_module(work: &Work, name: &str, version: &str) -> Result<PathBuf> {
-    let mut download = command(go(), ["mod", "download", "-json", &format!("{name}@{version}")]);
+    let mut download = command(go_program(), ["mod", "download", "-json", &format!("{name}@{version}")]);
     // Away from the repository: this is no part of a module.
     let text = output(download.current_dir(&work.cache))?;
     let facts: serde_json::Value = serde_json::from_str(&text).context("read what go mod download says")?;
@@ -70,6 +98,6 @@ fn go_module(work: &Work, name: &str, version: &str) -> Result<PathBuf> {
     Ok(PathBuf::from(dir))
 }
 
-fn go() -> PathBuf {
+fn go_program() -> PathBuf {
     host::find("go").unwrap_or_else(|| PathBuf::from("go"))
 }

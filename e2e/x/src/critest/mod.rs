@@ -1,0 +1,47 @@
+//! `cargo x critest`: the conformance tests of CRI, from the real Go module, against an agent of their own.
+//!
+//! Here critest and stand-ins for its images are built. The run itself is `holdfast-critest` of the package e2e, which
+//! has a registry and an agent already; this process becomes it, so that a Ctrl-C reaches the one that cleans up.
+
+mod build;
+mod images;
+mod nginx;
+
+use std::{convert::Infallible, env, os::unix::process::CommandExt};
+
+use anyhow::{Error, Result};
+
+use crate::{
+    apt, build as programs, host,
+    run::{command, shown, step},
+    test, tools,
+    work::Work,
+};
+
+/// Debian packages besides those of the tests: some specs run ipcmk on the host.
+const PACKAGES: &[&str] = &["util-linux-extra"];
+
+/// Prepares all and becomes the run; `args` are critest's.
+pub fn critest(work: &Work, args: &[String]) -> Result<Infallible> {
+    let packages: Vec<&str> = apt::TESTS.iter().chain(PACKAGES).copied().collect();
+    host::check(host::TESTS, &apt::missing(&packages))?;
+    apt::install(work, &packages)?;
+    tools::prepare(work)?;
+    let digest = images::prepare(work)?;
+    build::critest(work, &digest)?;
+    // For somebody who tests programs that are built already, as the end-to-end tests read it.
+    let given = env::var_os("HOLDFAST_E2E_BIN");
+    if given.is_none() {
+        programs::programs(work)?;
+    }
+    step("building what runs critest", || {
+        programs::cargo(work, &["build", "--quiet", "-p", "holdfast-e2e", "--bin", "holdfast-critest"])
+    })?;
+    let mut run = command(work.target.join("debug/holdfast-critest"), args);
+    test::environment(&mut run, work);
+    if let Some(programs) = given {
+        run.env("HOLDFAST_E2E_BIN", programs);
+    }
+    let error = run.exec();
+    Err(Error::new(error).context(format!("run {}", shown(&run))))
+}

@@ -318,6 +318,9 @@ fn parse(kind: u16, flags: u8, body: &[u8]) -> Result<Control, FrameError> {
     let block = |from: usize| body.get(from..).unwrap_or_default().to_vec();
     let fin = flags & FIN != 0;
     let id = word(0)? & ID_MASK;
+    if id == 0 && !matches!(kind, PING | GOAWAY) {
+        return Err(FrameError::StreamZero);
+    }
     Ok(match kind {
         SYN_STREAM => {
             Control::SynStream { id, fin, unidirectional: flags & UNIDIRECTIONAL != 0, block: block(10) }

@@ -4,10 +4,13 @@ use proptest::prelude::*;
 use super::super::tests_support::unhex;
 use super::*;
 
+/// A control frame, or a DATA frame's stream, bytes and FIN.
+type Seen = (Option<Control>, u32, Vec<u8>, bool);
+
 /// Events with pieces of a DATA frame joined.
-fn events(bytes: &[u8], chunk: usize) -> Result<Vec<(Option<Control>, u32, Vec<u8>, bool)>, FrameError> {
+fn events(bytes: &[u8], chunk: usize) -> Result<Vec<Seen>, FrameError> {
     let mut decoder = Decoder::new(4096);
-    let mut all: Vec<(Option<Control>, u32, Vec<u8>, bool)> = Vec::new();
+    let mut all: Vec<Seen> = Vec::new();
     let mut open = false;
     for mut input in bytes.chunks(chunk.max(1)) {
         while let Some(event) = decoder.decode(&mut input)? {
@@ -109,6 +112,7 @@ fn what_no_peer_may_send() {
         ("80020006000000040000", FrameError::Version(2)),
         ("ffff000600000004", FrameError::Version(0x7fff)),
         ("0000000000000001", FrameError::StreamZero),
+        ("80030003000000080000000000000005", FrameError::StreamZero),
         ("8003000600000005", FrameError::Length { kind: 6, length: 5 }),
         ("8003000300000004", FrameError::Length { kind: 3, length: 4 }),
         ("8003000100000009", FrameError::Length { kind: 1, length: 9 }),
@@ -129,7 +133,7 @@ fn a_length_alone_takes_no_memory() {
 }
 
 fn control_frame() -> impl Strategy<Value = Control> {
-    let id = 0..=ID_MASK;
+    let id = 1..=ID_MASK;
     let block = || vec(any::<u8>(), 0..200);
     prop_oneof![
         (id.clone(), any::<bool>(), any::<bool>(), block()).prop_map(|(id, fin, unidirectional, block)| {

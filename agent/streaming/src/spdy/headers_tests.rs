@@ -5,7 +5,10 @@ use proptest::prelude::*;
 use super::super::tests_support::{Deflater, unhex};
 use super::*;
 
-fn plain(headers: &[(&[u8], &[u8])]) -> Vec<u8> {
+/// A name and its value.
+type Pair<'a> = (&'a [u8], &'a [u8]);
+
+fn plain(headers: &[Pair]) -> Vec<u8> {
     let mut block = (headers.len() as u32).to_be_bytes().to_vec();
     for text in headers.iter().flat_map(|(name, value)| [name, value]) {
         block.extend_from_slice(&(text.len() as u32).to_be_bytes());
@@ -93,7 +96,7 @@ fn broken_streams_are_errors() {
 
 #[test]
 fn bad_blocks() {
-    let cases: [(&[(&[u8], &[u8])], BlockError); 5] = [
+    let cases: [(&[Pair], BlockError); 5] = [
         (&[(b"", b"x")], BlockError::NoName),
         (&[(b"Name", b"x")], BlockError::NotLowerCase),
         (&[(b"a b", b"x")], BlockError::NotLowerCase),

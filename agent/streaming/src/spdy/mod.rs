@@ -1,18 +1,36 @@
-//! SPDY/3.1, the server's side.
+//! SPDY/3.1 as Kubernetes speaks it, the server's side. "The draft" is the SPDY/3 protocol draft, whose frames 3.1 keeps.
+//!
+//! The client opens all streams. Two tasks serve a connection: the [reader](reader) takes frames apart and feeds the
+//! streams' queues, and [tend](connection) sends small frames, watches the idle limit and closes the socket. Streams
+//! write for themselves, in turn. Nobody waits for a window, as the Go peers do not either: back-pressure is the
+//! socket's, in both directions.
+//!
+//! ```text
+//!   socket -> Reader -> Feeder | Incoming -> consumer          Open --close()--> Closing
+//!               |  `-> NewStream -> Accept                      |                  |
+//!               `-> Outbox -> tend \                            `--- peer, fault --+--> Gone
+//!   socket <-------------- Writer <- Outgoing <- producer
+//! ```
 
-#![expect(clippy::unused_async, reason = "skeleton")]
-
+mod connection;
 mod dictionary;
+mod fault;
 pub mod frame;
 pub mod headers;
+mod outbox;
+mod reader;
+mod shared;
+mod stream;
+#[cfg(test)]
+mod tests;
 #[cfg(test)]
 mod tests_support;
+mod writer;
 
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
-use crate::channel::{Gone, Incoming};
+pub use connection::{Accept, Connection, serve};
+pub use stream::{NewStream, Outgoing};
 
 /// What a peer may make us hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,91 +57,4 @@ impl Default for Limits {
             idle: Duration::from_hours(4),
         }
     }
-}
-
-/// Serves SPDY/3.1 on an upgraded connection. Call it inside a tokio runtime: it spawns the connection's tasks.
-pub fn serve<T: AsyncRead + AsyncWrite + Send + 'static>(io: T, limits: Limits) -> (Connection, Accept) {
-    let _ = (io, limits);
-    todo!()
-}
-
-/// The connection as a whole.
-#[derive(Clone)]
-pub struct Connection {}
-
-impl Connection {
-    /// Flushes what is queued, sends GOAWAY, shuts down writing and waits for the peer to do the same, `limit` in all.
-    pub async fn close(&self, limit: Duration) {
-        let _ = limit;
-        todo!()
-    }
-
-    /// Ready when the connection is gone: by the peer, a fault or [`Connection::close`]. Cancel safe.
-    pub async fn closed(&self) {
-        todo!()
-    }
-
-    /// Why it is over; `None` while it is not.
-    pub fn reason(&self) -> Option<String> {
-        todo!()
-    }
-}
-
-/// Where the client's new streams come out.
-pub struct Accept {}
-
-impl Accept {
-    /// The next stream; `None` when the connection is over. Cancel safe.
-    pub async fn next(&mut self) -> Option<NewStream> {
-        todo!()
-    }
-}
-
-/// A stream that the client wants to open. Dropping it refuses it.
-pub struct NewStream {}
-
-impl NewStream {
-    /// Its id, odd.
-    pub fn id(&self) -> u32 {
-        todo!()
-    }
-
-    /// A header's (first) value; `name` in any case.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        let _ = name;
-        todo!()
-    }
-
-    /// Whether the client has half-closed it already.
-    pub fn fin(&self) -> bool {
-        todo!()
-    }
-
-    /// Sends SYN_REPLY.
-    pub async fn accept(self) -> Result<(Incoming, Outgoing), Gone> {
-        todo!()
-    }
-
-    /// Sends RST_STREAM.
-    pub async fn refuse(self) {}
-}
-
-/// The direction to the client. Dropping it sends nothing; when [`Incoming`] is dropped as well, and it was not
-/// finished, the stream is reset.
-pub struct Outgoing {}
-
-impl Outgoing {
-    /// Writes DATA frames. Cancelled in the middle of a frame, it takes the connection with it.
-    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), Gone> {
-        let _ = bytes;
-        todo!()
-    }
-
-    /// Half-closes: an empty DATA frame with FIN. A second time does nothing.
-    pub async fn finish(&mut self) -> Result<(), Gone> {
-        todo!()
-    }
-
-    /// Ends both directions with RST_STREAM.
-    pub async fn reset(self) {}
 }

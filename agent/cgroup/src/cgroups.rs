@@ -311,16 +311,20 @@ impl Cgroups {
     pub async fn remove_named(&self, id: &str) -> Result<(), Error> {
         assert!(id.len() == 64, "a shorter name may be part of somebody else's");
         let id = id.to_owned();
-        self.blocking("remove cgroups by name", move |inner| {
-            let mut failures = Vec::new();
-            for path in kill::named(&inner.layout, &id)? {
-                let location = Location::group(&path)?;
-                failures.extend(kill::kill(&inner.layout, &location).err());
-                failures.extend(group::remove(&inner.layout, &path).err());
+        let found =
+            self.blocking("find cgroups by name", move |inner| kill::named(&inner.layout, &id)).await?;
+        let mut failures = Vec::new();
+        for path in found {
+            let location = Location::group(&path)?;
+            failures.extend(self.kill(&location).await.err());
+            // systemd makes the group of a slice anew that was removed behind its back.
+            if self.inner.driver == Driver::Systemd && is_unit(&path) {
+                failures.extend(self.inner.systemd.stop(leaf(&path)).await.err());
             }
-            if failures.is_empty() { Ok(()) } else { Err(Error::Remove(Failures(failures))) }
-        })
-        .await
+            let remove = move |inner: &Inner| group::remove(&inner.layout, &path);
+            failures.extend(self.blocking("remove cgroups by name", remove).await.err());
+        }
+        if failures.is_empty() { Ok(()) } else { Err(Error::Remove(Failures(failures))) }
     }
 
     /// The processes of the group and those below it.
@@ -431,4 +435,13 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+fn leaf(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+/// The group is that of a unit of systemd.
+fn is_unit(path: &str) -> bool {
+    [".slice", ".scope"].iter().any(|ending| leaf(path).ends_with(ending))
 }

@@ -37,8 +37,11 @@ pub fn make(launch: &Launch, user_namespace: Option<&OwnedFd>) -> Result<OwnedFd
         linux(launch).and_then(|linux| linux.mount_label().as_deref()).filter(|label| !label.is_empty());
     match overlay(rootfs, label, user_namespace) {
         Ok(mount) => Ok(mount),
-        // `lowerdir+` came in 6.8, detached mounts as layers in 6.15: elsewhere somebody else makes it.
-        Err(e) if e.is(Errno::INVAL) || e.is(Errno::NOSYS) => builder::overlay(rootfs, label, user_namespace),
+        // `lowerdir+` came in 6.8 (else EINVAL), by descriptor in 6.13 (else EBADF), detached mounts as layers in
+        // 6.15: elsewhere somebody else makes it.
+        Err(e) if [Errno::INVAL, Errno::NOSYS, Errno::BADF].into_iter().any(|errno| e.is(errno)) => {
+            builder::overlay(rootfs, label, user_namespace)
+        }
         Err(e) => Err(e).or_fail(STAGE),
     }
 }

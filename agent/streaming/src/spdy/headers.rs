@@ -15,6 +15,9 @@ use super::dictionary::DICTIONARY;
 const STEP_BYTES: usize = 2048;
 /// A zlib header (deflate, window of 32 KiB, preset dictionary) and the adler32 of the dictionary.
 const ZLIB_HEAD: [u8; 6] = [0x78, 0xbb, 0xe3, 0xc6, 0xa7, 0xc2];
+/// What a deflater's sync flush ends with: an empty stored block. Go's inflater holds its output back until it comes,
+/// and fails for good if the frame ends before.
+const SYNC_FLUSH: [u8; 5] = [0, 0, 0, 0xff, 0xff];
 /// The most bytes that a stored block can have.
 const STORED_BYTES: usize = u16::MAX as usize;
 
@@ -122,6 +125,7 @@ impl Encoder {
             block.extend_from_slice(&(!length).to_le_bytes());
             block.extend_from_slice(stored);
         }
+        block.extend_from_slice(&SYNC_FLUSH);
         block
     }
 

@@ -1,7 +1,7 @@
 //! SPDY/3.1 as Kubernetes speaks it, the server's side. "The draft" is the SPDY/3 protocol draft, whose frames 3.1 keeps.
 //!
-//! The client opens all streams. Two tasks serve a connection: the [reader](reader) takes frames apart and feeds the
-//! streams' queues, and [tend](connection) sends small frames, watches the idle limit and closes the socket. Streams
+//! The client opens all streams. Two tasks serve a connection: the `reader` takes frames apart and feeds the
+//! streams' queues, and `connection::tend` sends small frames, watches the idle limit and closes the socket. Streams
 //! write for themselves, in turn. Nobody waits for a window, as the Go peers do not either: back-pressure is the
 //! socket's, in both directions.
 //!

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request as HttpRequest, Response, StatusCode};
 use http_body_util::Full;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -41,6 +41,8 @@ pub(crate) fn answer<B>(tokens: &Tokens, request: &HttpRequest<B>) -> (Response<
         response.headers_mut().append(name, value);
     }
     if job.is_none() {
+        // One request is all that a connection is for.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     }
     (response, job)

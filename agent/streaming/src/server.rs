@@ -225,7 +225,6 @@ impl Server {
         });
         // The limit around this one is the one that counts; hyper's own would need a timer.
         let connection = http1::Builder::new()
-            .keep_alive(false)
             .header_read_timeout(None)
             .max_buf_size(MAX_HEAD)
             .serve_connection(TokioIo::new(stream), service)

@@ -90,12 +90,10 @@ pub enum FdRole {
     Process,
     /// Exec: the process's stdin.
     Stdin,
-    /// Exec: the process's stdout.
+    /// Exec: the process's stdout. Attach: a pipe that gets what the container writes there, or to its terminal.
     Stdout,
-    /// Exec: the process's stderr.
+    /// Exec: the process's stderr. Attach: the same for it.
     Stderr,
-    /// Exec: slave end of a terminal, which becomes the controlling terminal and all of stdio.
-    Console,
 }
 
 /// What the agent asks.
@@ -111,8 +109,12 @@ pub enum Request {
     Commit,
     /// Open the gate.
     Start,
-    /// Run a further process in the container. Descriptors: Process, Seccomp, and Stdin/Stdout/Stderr or Console.
+    /// Run a further process in the container. Descriptors: Process, Seccomp, and without a terminal Stdin, Stdout,
+    /// Stderr; one that is missing is /dev/null.
     Exec(Exec),
+    /// Copy the container's output from now on to pipes as well. Descriptors: Stdout, Stderr, as wanted. A pipe that
+    /// its reader closes ends its part; when the container is over, both are closed.
+    Attach(Attach),
     /// Kill an exec's process, and what it left in its session, with SIGKILL.
     KillExec {
         /// Which.
@@ -175,6 +177,18 @@ pub struct Exec {
     pub timeout_ms: u64,
     /// Kill it when the agent's connection closes.
     pub kill_on_disconnect: bool,
+    /// Make it a terminal in the container's devpts, whose master the answer brings.
+    pub tty: bool,
+}
+
+/// Somebody attaches.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Attach {
+    /// The agent's number for it, unique within the shim's life.
+    pub attach_id: u64,
+    /// The answer is to bring a descriptor to write the container's stdin to.
+    pub stdin: bool,
 }
 
 /// What came of a call.
@@ -196,11 +210,15 @@ pub enum Answer {
         /// Nanoseconds since the epoch.
         started_at_ns: i64,
     },
-    /// Exec: the command runs. ExecExited follows.
+    /// Exec: the command runs. ExecExited follows. The packet's descriptor is the master of its terminal, if it has one;
+    /// the shim keeps none, so that closing it hangs up.
     ExecStarted {
         /// As the host numbers it.
         pid: i32,
     },
+    /// Attach: done. The packet's descriptor, if stdin was asked for and is open, is the container's: the write end of
+    /// its pipe, or the master of its terminal. With `stdin_once` the shim keeps no copy of a pipe.
+    Attached,
     /// State.
     State(State),
     /// It did not work; nothing is left of it.
@@ -274,6 +292,13 @@ pub enum Event {
         exit_code: i32,
         /// The time limit ended it.
         timed_out: bool,
+    },
+    /// An attach's pipes are closed before the container's end, for this reason.
+    AttachCut {
+        /// Which.
+        attach_id: u64,
+        /// As its user may read it.
+        reason: String,
     },
     /// The kernel killed a process of the container for its memory limit.
     OomKilled,

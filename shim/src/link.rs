@@ -24,6 +24,8 @@ pub const GO: u8 = b'G';
 pub enum Report {
     /// I am the process that will run the command; my pidfd comes along.
     Born,
+    /// The terminal that an exec gets; its master comes along.
+    Terminal,
     /// I stand at the gate. The terminal's master comes along, if there is one.
     Ready(Ready),
     /// I give up, and end.
@@ -165,7 +167,7 @@ pub fn await_byte(link: impl AsFd, expected: u8) -> Result<Vec<OwnedFd>, CallErr
             Ok(Some(_)) => return Err(failed(Errno::PROTO)),
             Ok(None) => return Err(failed(Errno::PIPE)),
             Err(e) if e.is_would_block() => {
-                socket::wait_readable(link, std::time::Duration::from_secs(3600))?;
+                socket::wait_readable(link, std::time::Duration::from_hours(1))?;
             }
             Err(e) => return Err(e),
         }

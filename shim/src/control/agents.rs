@@ -43,15 +43,15 @@ impl Agents {
     }
 
     /// It is the one that we were born with.
-    pub fn is_first(&self, agent: u32) -> bool {
+    pub fn is_first(agent: u32) -> bool {
         agent == 0
     }
 
     /// Answers. `false`: the connection is of no use any more.
-    pub fn answer(&self, asked: Asked, answer: Answer) -> bool {
+    pub fn answer(&self, asked: Asked, answer: Answer, passed: Option<BorrowedFd<'_>>) -> bool {
         let Some(fd) = self.find(asked.agent) else { return true };
         let packet = |answer| Packet::Answer { seq: asked.seq, answer };
-        match channel::send(fd, &packet(answer), &[]) {
+        match channel::send(fd, &packet(answer), passed.as_slice()) {
             Ok(()) => true,
             Err(e @ ChannelError::TooLong { .. }) => {
                 let failure = internal("answer", e.to_string());

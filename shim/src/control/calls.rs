@@ -51,14 +51,18 @@ impl Shim {
         let answered = match call.request {
             Request::Create(create) => self.create(asked, create, passed).map(|()| None),
             Request::Exec(exec) => self.exec(asked, &exec, passed).map(|()| None),
+            Request::Attach(attach) => self.attach(asked, &attach, passed).map(|()| None),
             Request::Start => self.start(asked).map(|()| None),
-            Request::Shutdown => self.shut_down(asked).map(|()| None),
+            Request::Shutdown => {
+                self.shut_down(asked);
+                Ok(None)
+            }
             Request::ReopenLog => self.reopen_log(asked).map(|()| None),
             Request::Placed => self.placed(passed).map(Some),
             Request::Commit => self.commit().map(Some),
             Request::KillExec { exec_id } => self.kill_exec(exec_id).map(Some),
             Request::Signal { signal } => self.signal(signal).map(Some),
-            Request::Kill => self.kill_all().map(Some),
+            Request::Kill => Ok(Some(self.kill_all())),
             Request::State => self.state().map(Some),
             Request::Resize { width, height } => self.resize(width, height).map(Some),
         };
@@ -103,12 +107,12 @@ impl Shim {
         Ok(Answer::Ok)
     }
 
-    fn kill_all(&mut self) -> Result<Answer> {
+    fn kill_all(&self) -> Answer {
         // What is over already is dead: success, so that stopping can be repeated.
         if let Some(container) = &self.container {
             container.kill_everything();
         }
-        Ok(Answer::Ok)
+        Answer::Ok
     }
 
     fn state(&mut self) -> Result<Answer> {
@@ -145,6 +149,7 @@ impl Shim {
         let Some(container) = self.container.as_mut() else { return };
         let Some(pump) = container.pump.as_ref() else { return };
         pump.acknowledge();
+        let cut = pump.take_gone();
         let done = pump.reopened();
         let path = container.create.log_path.clone().unwrap_or_default();
         let (answered, waiting) =
@@ -161,13 +166,14 @@ impl Shim {
             };
             self.answer(asked, answer);
         }
+        self.tell_of_cut(cut);
     }
 
-    fn shut_down(&mut self, asked: Asked) -> Result<()> {
+    fn shut_down(&mut self, asked: Asked) {
         let Some(container) = self.container.as_mut() else {
             self.over = true;
             self.answer(asked, Answer::Ok);
-            return Ok(());
+            return;
         };
         container.shutdown = Some(asked);
         match container.stage {
@@ -178,6 +184,5 @@ impl Shim {
             Stage::Gate | Stage::Opening | Stage::Running => container.kill_everything(),
         }
         shrink();
-        Ok(())
     }
 }

@@ -22,7 +22,7 @@ use crate::pump::{Input, LogFile, Pump};
 use crate::stage::{self, Plan, Stdio};
 
 /// If the agent names no limit.
-const DEFAULT_LIMIT: Duration = Duration::from_secs(120);
+const DEFAULT_LIMIT: Duration = Duration::from_mins(2);
 /// How long killed children may take to go.
 const UNDO_LIMIT: Duration = Duration::from_secs(10);
 
@@ -184,6 +184,8 @@ impl Shim {
                     self.undo(Some(failure));
                 }
             }
+            // Only an exec's.
+            Report::Terminal => {}
             Report::Failed(failure) => match container.stage {
                 Stage::Building => self.undo(Some(failure)),
                 Stage::Opening => {
@@ -318,10 +320,10 @@ impl Shim {
 
 /// The log that Create made, if nothing was written to it.
 fn remove_empty_log(create: &Create) {
-    if let Some(path) = &create.log_path {
-        if std::fs::metadata(path).is_ok_and(|log| log.is_file() && log.len() == 0) {
-            let _ = std::fs::remove_file(path);
-        }
+    if let Some(path) = &create.log_path
+        && std::fs::metadata(path).is_ok_and(|log| log.is_file() && log.len() == 0)
+    {
+        let _ = std::fs::remove_file(path);
     }
 }
 

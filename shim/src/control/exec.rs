@@ -23,7 +23,7 @@ use crate::stage::cgroup::unified_of;
 use crate::stage::exec::{self as stage, Plan, Stdio};
 
 /// Longest time until the command runs.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_mins(1);
 const STAGE: &str = "exec";
 
 /// A further process.
@@ -44,6 +44,8 @@ pub struct Exec {
     process: Option<Child>,
     /// Its number, from its birth on.
     pid: Option<i32>,
+    /// Master of its terminal, until the answer takes it along.
+    terminal: Option<OwnedFd>,
     /// When it has to be over, or to have begun.
     pub deadline: Option<Instant>,
     limit_ms: u64,
@@ -71,9 +73,9 @@ impl Exec {
     }
 }
 
-fn take_stdio(passed: &mut Passed) -> Result<Stdio> {
-    if let Some(slave) = passed.take(FdRole::Console) {
-        return Ok(Stdio::Console(slave));
+fn take_stdio(request: &Request, passed: &mut Passed) -> Result<Stdio> {
+    if request.tty {
+        return Ok(Stdio::Terminal);
     }
     let mut one = |role| match passed.take(role) {
         Some(fd) => Ok(fd),
@@ -90,7 +92,7 @@ impl Shim {
         let serial = self.serial;
         let process = passed.need(FdRole::Process, STAGE)?;
         let seccomp = passed.take(FdRole::Seccomp);
-        let stdio = take_stdio(&mut passed)?;
+        let stdio = take_stdio(request, &mut passed)?;
         let container = self.container_in(STAGE, |stage| matches!(stage, Stage::Running))?;
         let init = container.init.as_ref().ok_or_else(|| wrong_phase(STAGE, "the container has ended"))?;
         let (ours, theirs) = socket::pair().or_fail(STAGE)?;
@@ -119,6 +121,7 @@ impl Shim {
             helper: Some(helper),
             process: None,
             pid: None,
+            terminal: None,
             deadline: deadline(limit),
             limit_ms: request.timeout_ms,
             kill_on_disconnect: request.kill_on_disconnect,
@@ -145,6 +148,7 @@ impl Shim {
                     exec.pid = exec.process.as_ref().map(|process| process.pid);
                 }
                 Ok(Some((Report::Failed(failure), _))) => exec.failure = Some(failure),
+                Ok(Some((Report::Terminal, mut fds))) => exec.terminal = fds.pop(),
                 Ok(Some((Report::Ready(_), _))) => {}
                 Ok(None) | Err(_) => self.exec_link_is_closed(serial),
             }
@@ -166,7 +170,8 @@ impl Shim {
                 if exec.limit_ms == 0 {
                     exec.deadline = None;
                 }
-                self.answer(asked, Answer::ExecStarted { pid });
+                let terminal = exec.terminal.take();
+                self.answer_with(asked, Answer::ExecStarted { pid }, terminal.as_ref().map(AsFd::as_fd));
             }
         }
         self.finish_exec(serial);

@@ -75,10 +75,12 @@ impl Shim {
         let children = container.helper.is_some() || container.init.is_some();
         match &container.stage {
             Stage::Undoing(_) if !children => self.finish_undo(),
-            Stage::Draining(_) if !children && self.execs.is_empty() => {
-                if container.pump.as_ref().is_none_or(crate::pump::Pump::is_finished) {
-                    self.finish();
-                }
+            Stage::Draining(_)
+                if !children
+                    && self.execs.is_empty()
+                    && container.pump.as_ref().is_none_or(crate::pump::Pump::is_finished) =>
+            {
+                self.finish();
             }
             _ => {}
         }

@@ -10,11 +10,11 @@
 //!
 //! Every state but the last two can also go to Undoing: before Commit when the first agent's connection closes.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use holdfast_pod::channel;
-use holdfast_pod::protocol::SOCKET_NAME;
+use holdfast_pod::protocol::{Answer, Event, SOCKET_NAME};
 use holdfast_sys::{process, socket};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -23,6 +23,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
 use crate::fault::{OrFail, Result};
 
 mod agents;
+mod attach;
 mod calls;
 mod cgroup;
 mod container;
@@ -148,7 +149,9 @@ impl Shim {
             .filter(|exec| exec.deadline.is_some_and(|at| at <= now))
             .map(|exec| exec.serial)
             .collect();
-        late.into_iter().for_each(|serial| self.exec_is_late(serial));
+        for serial in late {
+            self.exec_is_late(serial);
+        }
     }
 
     fn accept(&mut self) {
@@ -184,7 +187,7 @@ impl Shim {
         if let Some(fd) = self.agents.find(agent) {
             self.poll.remove(fd);
         }
-        let first = self.agents.is_first(agent);
+        let first = Agents::is_first(agent);
         self.agents.remove(agent);
         self.end_execs_of(agent);
         if first {
@@ -196,13 +199,18 @@ impl Shim {
         }
     }
 
-    fn answer(&mut self, asked: Asked, answer: holdfast_pod::protocol::Answer) {
-        if !self.agents.answer(asked, answer) {
+    fn answer(&mut self, asked: Asked, answer: Answer) {
+        self.answer_with(asked, answer, None);
+    }
+
+    /// An answer that brings a descriptor.
+    fn answer_with(&mut self, asked: Asked, answer: Answer, passed: Option<BorrowedFd<'_>>) {
+        if !self.agents.answer(asked, answer, passed) {
             self.agent_is_gone(asked.agent);
         }
     }
 
-    fn tell(&mut self, event: holdfast_pod::protocol::Event) {
+    fn tell(&mut self, event: Event) {
         if let Err(agent) = self.agents.tell(event) {
             self.agent_is_gone(agent);
         }

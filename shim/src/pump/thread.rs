@@ -1,4 +1,5 @@
-//! The pump's thread, and how the control loop talks to it: two eventfds and a few numbers, never a lock.
+//! The pump's thread, and how the control loop talks to it: two eventfds, a few numbers, and a box for those who attach,
+//! whose lock nobody holds for longer than a move.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
+use super::clients::{Client, Clients, Gone, MOST, Mail};
 use super::clock;
 use super::file::LogFile;
 use super::lines::Lines;
@@ -17,6 +19,8 @@ use super::records::{Records, Stream};
 const STACK: usize = 64 * 1024;
 /// Read at once. A pipe holds 64 KiB; more would only be touched by a flood.
 const CHUNK: usize = 16 * 1024;
+/// The wake-up, the container's streams, and two pipes a client.
+const MOST_WATCHED: usize = 1 + 2 + 2 * MOST;
 /// How long to wait before a disk that took nothing is tried again.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -56,6 +60,7 @@ struct Shared {
     drain_ms: AtomicU64,
     finished: AtomicBool,
     dropped: AtomicU64,
+    mail: Mail,
 }
 
 /// The control loop's side.
@@ -77,6 +82,7 @@ impl Pump {
             drain_ms: AtomicU64::new(0),
             finished: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
+            mail: Mail::default(),
         });
         let mut worker = Worker::new(input, log, Arc::clone(&shared));
         std::thread::Builder::new().stack_size(STACK).spawn(move || worker.run())?;
@@ -106,6 +112,18 @@ impl Pump {
         Reopened { count, errno: self.shared.reopen_errno.load(Ordering::Relaxed) }
     }
 
+    /// Gives the client all that is read from now on. `false`: there are [`super::clients::MOST`] already.
+    pub fn attach(&self, client: Client) -> bool {
+        let taken = self.shared.mail.put(client);
+        signal(&self.shared.wake);
+        taken
+    }
+
+    /// Which clients have left since.
+    pub fn take_gone(&self) -> Vec<Gone> {
+        self.shared.mail.take_gone()
+    }
+
     /// The container is over: read what there is, at most so long, then end.
     pub fn finish(&self, drain: Duration) {
         self.shared.drain_ms.store(drain.as_millis() as u64 + 1, Ordering::Relaxed);
@@ -133,20 +151,30 @@ struct Source {
     stream: Stream,
     lines: Lines,
     open: bool,
+    chunk: Box<[u8]>,
+    /// How much of the chunk some client has not got yet.
+    held: usize,
 }
 
 struct Worker {
     sources: Vec<Source>,
     log: Option<LogFile>,
     records: Records,
-    chunk: Box<[u8]>,
+    clients: Clients,
     shared: Arc<Shared>,
     end: Option<Instant>,
 }
 
 impl Worker {
     fn new(input: Input, log: Option<LogFile>, shared: Arc<Shared>) -> Self {
-        let source = |fd, stream| Source { fd, stream, lines: Lines::default(), open: true };
+        let source = |fd, stream| Source {
+            fd,
+            stream,
+            lines: Lines::default(),
+            open: true,
+            chunk: vec![0; CHUNK].into_boxed_slice(),
+            held: 0,
+        };
         let sources = match input {
             Input::Pipes { stdout, stderr } => {
                 vec![source(stdout, Stream::Stdout), source(stderr, Stream::Stderr)]
@@ -156,15 +184,14 @@ impl Worker {
         for source in &sources {
             let _ = rustix::io::ioctl_fionbio(&source.fd, true);
         }
-        let chunk = vec![0; CHUNK].into_boxed_slice();
-        Self { sources, log, records: Records::default(), chunk, shared, end: None }
+        Self { sources, log, records: Records::default(), clients: Clients::default(), shared, end: None }
     }
 
     fn run(&mut self) {
         loop {
             self.wait();
             self.take_orders();
-            self.read_all();
+            self.read_all(false);
             if !self.records.is_empty() {
                 self.records.flush(&mut self.log);
             }
@@ -180,36 +207,50 @@ impl Worker {
     fn is_over(&self) -> bool {
         let Some(end) = self.end else { return false };
         let late = Instant::now() >= end;
-        let read = self.sources.iter().all(|source| !source.open);
+        let read = self.sources.iter().all(|source| !source.open && source.held == 0);
         late || read && self.records.is_empty()
     }
 
-    fn wait(&self) {
-        let closed = PollFlags::empty();
-        let wanted = |source: &Source| if source.open { PollFlags::IN } else { closed };
-        let wake = PollFd::new(&self.shared.wake, PollFlags::IN);
+    /// Until there is something to do; which pipes of clients have lost their reader is found out here.
+    fn wait(&mut self) {
         let timeout = self.timeout();
-        let timeout = timeout.as_ref();
-        // A closed pipe would be reported for ever, whatever is asked of it: leave it out.
-        let result = match self.sources.as_slice() {
-            [a, b] if a.open && b.open => {
-                poll(&mut [wake, PollFd::new(&a.fd, wanted(a)), PollFd::new(&b.fd, wanted(b))], timeout)
-            }
-            [a, _] | [a] if a.open => poll(&mut [wake, PollFd::new(&a.fd, wanted(a))], timeout),
-            [_, b] if b.open => poll(&mut [wake, PollFd::new(&b.fd, wanted(b))], timeout),
-            _ => poll(&mut [wake], timeout),
+        let held = self.held();
+        let mut set: [PollFd<'_>; MOST_WATCHED] =
+            std::array::from_fn(|_| PollFd::new(&self.shared.wake, PollFlags::IN));
+        let mut len = 1;
+        let mut watch = |fd, flags| {
+            set[len] = PollFd::from_borrowed_fd(fd, flags);
+            len += 1;
         };
-        // Reading finds out what is ready: nothing here waits.
-        let _ = result;
+        // A closed pipe would be reported for ever, whatever is asked of it: leave it out.
+        for source in self.sources.iter().filter(|source| source.open && source.held == 0) {
+            watch(source.fd.as_fd(), PollFlags::IN);
+        }
+        let mut pipes = 0;
+        self.clients.watch(held, |fd, flags| {
+            watch(fd, flags);
+            pipes += 1;
+        });
+        // Reading and writing find out what is ready: nothing here waits.
+        let _ = poll(&mut set[..len], timeout.as_ref());
+        let dead: [bool; MOST_WATCHED] = std::array::from_fn(|at| set[at].revents().contains(PollFlags::ERR));
+        let mut dead = dead[len - pipes..len].iter();
+        self.clients.drop_dead(|| dead.next().is_some_and(|dead| *dead));
+    }
+
+    fn held(&self) -> [usize; 2] {
+        let mut held = [0; 2];
+        for source in &self.sources {
+            held[source.stream as usize] = source.held;
+        }
+        held
     }
 
     fn timeout(&self) -> Option<Timespec> {
         let retry = (!self.records.is_empty()).then_some(RETRY);
-        let end = self.end.map(|end| end.saturating_duration_since(Instant::now()));
-        let limit = match (retry, end) {
-            (Some(a), Some(b)) => a.min(b),
-            (a, b) => a.or(b)?,
-        };
+        let now = Instant::now();
+        let ends = self.end.into_iter().chain(self.clients.deadline());
+        let limit = ends.map(|end| end.saturating_duration_since(now)).chain(retry).min()?;
         Some(Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: i64::from(limit.subsec_nanos()) })
     }
 
@@ -222,6 +263,8 @@ impl Worker {
             self.shared.reopen_done.store(wanted, Ordering::Release);
             signal(&self.shared.notice);
         }
+        let held = self.held();
+        self.clients.take_new(&self.shared.mail, held);
         let drain = self.shared.drain_ms.load(Ordering::Relaxed);
         if drain > 0 && self.end.is_none() {
             self.end = Some(Instant::now() + Duration::from_millis(drain - 1));
@@ -241,10 +284,27 @@ impl Worker {
         }
     }
 
-    fn read_all(&mut self) {
-        let Self { sources, log, records, chunk, .. } = self;
-        for source in sources.iter_mut().filter(|source| source.open) {
-            source.read(chunk, records, log);
+    /// One read of each stream, unless some client has not got the last one yet. `force`: whoever has not is cut off.
+    fn read_all(&mut self, force: bool) {
+        for source in &mut self.sources {
+            source.deliver(&mut self.clients);
+        }
+        let held = self.held();
+        let mut gone = self.clients.sweep(&self.shared.mail, held, force);
+        let Self { sources, log, records, clients, .. } = self;
+        for source in sources {
+            source.deliver(clients);
+            if source.open && (source.held == 0 || force) {
+                source.read(records, log, clients);
+            }
+            if !source.open && source.held == 0 {
+                clients.end(source.stream);
+            }
+        }
+        let held = self.held();
+        gone |= self.clients.sweep(&self.shared.mail, held, false);
+        if gone {
+            signal(&self.shared.notice);
         }
     }
 
@@ -252,7 +312,7 @@ impl Worker {
         // What was written before the time was up is the container's; a writer that is still there may not keep us.
         const LARGEST_PIPE: usize = 1 << 20;
         for _ in 0..LARGEST_PIPE / CHUNK {
-            self.read_all();
+            self.read_all(true);
         }
         let stamp = clock::stamp(clock::now_ns());
         let Self { sources, log, records, .. } = self;
@@ -270,8 +330,8 @@ impl Worker {
 
 impl Source {
     /// One read: the other stream is to have its turn.
-    fn read(&mut self, chunk: &mut [u8], records: &mut Records, log: &mut Option<LogFile>) {
-        let len = match rustix::io::read(&self.fd, &mut *chunk) {
+    fn read(&mut self, records: &mut Records, log: &mut Option<LogFile>, clients: &mut Clients) {
+        let len = match rustix::io::read(&self.fd, &mut *self.chunk) {
             Err(Errno::AGAIN | Errno::INTR) => return,
             // EIO is how a terminal says that nobody holds its other end.
             Ok(0) | Err(_) => {
@@ -283,7 +343,18 @@ impl Source {
         };
         let stamp = clock::stamp(clock::now_ns());
         let stream = self.stream;
-        self.lines.feed(&chunk[..len], |tag, parts| records.push(log, &stamp, stream, tag, parts));
+        self.lines.feed(&self.chunk[..len], |tag, parts| records.push(log, &stamp, stream, tag, parts));
+        if clients.begin(stream) {
+            self.held = len;
+            self.deliver(clients);
+        }
+    }
+
+    /// What some client has not got yet.
+    fn deliver(&mut self, clients: &mut Clients) {
+        if self.held > 0 && clients.deliver(self.stream, &self.chunk[..self.held]) {
+            self.held = 0;
+        }
     }
 
     fn end(&mut self, stamp: &[u8], records: &mut Records, log: &mut Option<LogFile>) {

@@ -43,7 +43,7 @@ pub fn overlay(rootfs: &Rootfs, label: Option<&str>, user_namespace: Option<&Own
 }
 
 /// mount(2) does not wait for anything but a disk; the shim has the real limit.
-const LIMIT: std::time::Duration = std::time::Duration::from_secs(60);
+const LIMIT: std::time::Duration = std::time::Duration::from_mins(1);
 
 fn answer(there: &OwnedFd, result: Result<OwnedFd>) -> std::result::Result<(), ()> {
     use holdfast_pod::channel::send;

@@ -54,7 +54,7 @@ pub fn layout(launch: &Launch) -> Result<Layout> {
 }
 
 fn host_is_unified() -> bool {
-    rustix::fs::statfs("/sys/fs/cgroup").is_ok_and(|fs| fs.f_type as i64 == CGROUP2_MAGIC)
+    rustix::fs::statfs("/sys/fs/cgroup").is_ok_and(|fs| fs.f_type == CGROUP2_MAGIC)
 }
 
 /// Lines are `id:controllers:path`; v2 has no controllers, and is left out of a v1 layout as runc does.

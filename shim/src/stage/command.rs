@@ -73,11 +73,11 @@ impl Command {
                 Errno::NOENT | Errno::NOTDIR if !exists(candidate) => {}
                 // execvp(3) goes on as well: another one further on may be allowed.
                 Errno::ACCESS => denied = denied.or(Some(candidate)),
-                errno => return self.refused(candidate, errno),
+                errno => return refused(candidate, errno),
             }
         }
         match denied {
-            Some(candidate) => self.refused(candidate, Errno::ACCESS),
+            Some(candidate) => refused(candidate, Errno::ACCESS),
             None => self.missing(),
         }
     }
@@ -93,23 +93,23 @@ impl Command {
         };
         failure(FaultKind::NotFound, "run command", Errno::NOENT.raw_os_error(), text)
     }
+}
 
-    fn refused(&self, candidate: &CStr, errno: Errno) -> Failure {
-        let path = String::from_utf8_lossy(candidate.to_bytes());
-        let text = match errno {
-            Errno::ACCESS if is_directory(candidate) => format!("{path:?} is a directory, not a program"),
-            Errno::ACCESS => {
-                format!("{path:?}: permission denied: make it executable for the user that runs it")
-            }
-            Errno::NOEXEC => {
-                format!("{path:?}: exec format error: not a program for this machine, or a script without #!")
-            }
-            Errno::NOENT => format!("{path:?} is there, but the interpreter or loader that it names is not"),
-            Errno::TOOBIG => format!("{path:?}: arguments and environment are too long"),
-            errno => format!("{path:?}: {}", std::io::Error::from(errno)),
-        };
-        failure(FaultKind::Invalid, "run command", errno.raw_os_error(), text)
-    }
+fn refused(candidate: &CStr, errno: Errno) -> Failure {
+    let path = String::from_utf8_lossy(candidate.to_bytes());
+    let text = match errno {
+        Errno::ACCESS if is_directory(candidate) => format!("{path:?} is a directory, not a program"),
+        Errno::ACCESS => {
+            format!("{path:?}: permission denied: make it executable for the user that runs it")
+        }
+        Errno::NOEXEC => {
+            format!("{path:?}: exec format error: not a program for this machine, or a script without #!")
+        }
+        Errno::NOENT => format!("{path:?} is there, but the interpreter or loader that it names is not"),
+        Errno::TOOBIG => format!("{path:?}: arguments and environment are too long"),
+        errno => format!("{path:?}: {}", std::io::Error::from(errno)),
+    };
+    failure(FaultKind::Invalid, "run command", errno.raw_os_error(), text)
 }
 
 fn exists(path: &CStr) -> bool {

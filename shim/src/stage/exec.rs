@@ -7,24 +7,26 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use holdfast_pod::protocol::ResolvedUser;
 use holdfast_sys::clone::{Birth, Forked, fork};
-use holdfast_sys::ns;
 use holdfast_sys::process::{self, Filter};
+use holdfast_sys::{ns, tty};
+use oci_spec::runtime::Process;
 use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid, fchown, fstat, openat};
 
 use super::{born, cgroup, close_the_host, command, console, end, identity, join, launch, oom};
-use crate::fault::{OrFail, Result};
-use crate::link::{Ready, host_id};
+use crate::fault::{OrFail, Result, internal, invalid};
+use crate::link::{Ready, Report, host_id, report};
 
-/// f_type of procfs (linux/magic.h).
+/// f_type of procfs and devpts (linux/magic.h).
 const PROC_MAGIC: i64 = 0x9fa0;
+const DEVPTS_MAGIC: i64 = 0x1cd1;
 
 /// An exec's stdio.
 #[derive(Debug)]
 pub enum Stdio {
     /// stdin, stdout, stderr.
     Three([OwnedFd; 3]),
-    /// Slave end of a terminal.
-    Console(OwnedFd),
+    /// A terminal, to be made in the container's devpts.
+    Terminal,
 }
 
 /// All that the exec stage is given.
@@ -60,9 +62,8 @@ fn outside(plan: &Plan<'_>) -> Result<()> {
     // As the host's root, who alone may: the pipes are the agent's.
     own_stdio(plan, exec.process.user());
     let mut kept = vec![plan.link.as_raw_fd(), plan.init.as_raw_fd()];
-    match plan.stdio {
-        Stdio::Three(three) => kept.extend(three.iter().map(AsRawFd::as_raw_fd)),
-        Stdio::Console(slave) => kept.push(slave.as_raw_fd()),
+    if let Stdio::Three(three) = plan.stdio {
+        kept.extend(three.iter().map(AsRawFd::as_raw_fd));
     }
     close_the_host(kept)?;
     join::hide_memory()?;
@@ -86,7 +87,7 @@ fn inside(plan: &Plan<'_>, exec: &launch::Exec, seccomp: Option<&Filter>) -> Res
     let command = command::prepare(process, &exec.raw_env, home)?;
     match plan.stdio {
         Stdio::Three(three) => console::take_three(three)?,
-        Stdio::Console(slave) => console::take_terminal(slave, user.uid)?,
+        Stdio::Terminal => take_new_terminal(plan, process, user.uid)?,
     }
     let mut identity = identity::Identity::of(process, &user, seccomp.is_some())?;
     let proc = own_proc();
@@ -100,6 +101,33 @@ fn inside(plan: &Plan<'_>, exec: &launch::Exec, seccomp: Option<&Filter>) -> Res
     Err(command.run())
 }
 
+/// A terminal of the container's own devpts, so that it has a name there. Its master goes to the shim.
+fn take_new_terminal(plan: &Plan<'_>, process: &Process, uid: u32) -> Result<()> {
+    const STAGE: &str = "make terminal";
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    // By name, but we are inside: whatever a process of the container has put there is its own. What is not a devpts
+    // has no terminals, and could be anybody's file.
+    let devpts = openat(CWD, "/dev/pts", flags, Mode::empty())
+        .or_invalid(STAGE, "has the container removed its /dev/pts?")?;
+    if !is_on(&devpts, DEVPTS_MAGIC) {
+        return Err(invalid(
+            STAGE,
+            "the container's /dev/pts is no devpts: has it mounted something else there?",
+        ));
+    }
+    let terminal = tty::open_in(&devpts).or_fail(STAGE)?;
+    if let Some(size) = process.console_size().as_ref().filter(|size| size.width() > 0) {
+        tty::resize(&terminal.master, size.width() as u16, size.height() as u16).or_fail(STAGE)?;
+    }
+    report(plan.link, &Report::Terminal, Some(terminal.master.as_fd()))
+        .map_err(|e| internal("report to the shim", e.to_string()))?;
+    console::take_terminal(&terminal.slave, uid)
+}
+
+fn is_on(fd: &OwnedFd, magic: i64) -> bool {
+    rustix::fs::fstatfs(fd).is_ok_and(|fs| fs.f_type == magic)
+}
+
 fn user_of(user: &oci_spec::runtime::User) -> ResolvedUser {
     let mut groups = user.additional_gids().clone().unwrap_or_default();
     groups.push(user.gid());
@@ -111,24 +139,18 @@ fn user_of(user: &oci_spec::runtime::User) -> ResolvedUser {
 /// The container's /proc, if it is one: a process may have mounted something else there since.
 fn own_proc() -> Option<OwnedFd> {
     let fd = openat(CWD, "/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    rustix::fs::fstatfs(&fd).is_ok_and(|fs| fs.f_type as i64 == PROC_MAGIC).then_some(fd)
+    is_on(&fd, PROC_MAGIC).then_some(fd)
 }
 
 /// A user that is not root may then open /dev/stdout anew. Sockets and files of somebody else stay what they are.
 fn own_stdio(plan: &Plan<'_>, user: &oci_spec::runtime::User) {
     let uid = Uid::from_raw(host_id(&plan.container.uid_map, user.uid()));
     let gid = Gid::from_raw(host_id(&plan.container.gid_map, user.gid()));
-    match plan.stdio {
-        Stdio::Three(three) => {
-            let pipes = three.iter().filter(|fd| {
-                fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo)
-            });
-            for pipe in pipes {
-                let _ = fchown(pipe, Some(uid), Some(gid));
-            }
-        }
-        Stdio::Console(slave) => {
-            let _ = fchown(slave, Some(uid), None);
-        }
+    let Stdio::Three(three) = plan.stdio else { return };
+    let pipes = three
+        .iter()
+        .filter(|fd| fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo));
+    for pipe in pipes {
+        let _ = fchown(pipe, Some(uid), Some(gid));
     }
 }

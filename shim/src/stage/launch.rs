@@ -63,7 +63,7 @@ pub fn mounts(launch: &Launch) -> &[Mount] {
 
 /// The root is read-only.
 pub fn root_is_read_only(launch: &Launch) -> bool {
-    launch.spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false)
+    launch.spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false)
 }
 
 /// The container has a user namespace of its pod.

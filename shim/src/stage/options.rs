@@ -32,7 +32,9 @@ impl Options {
     /// Sorts. What is unknown is the file system's own.
     pub fn parse(options: &[String]) -> Self {
         let mut sorted = Self::default();
-        options.iter().for_each(|option| sorted.take(option));
+        for option in options {
+            sorted.take(option);
+        }
         sorted
     }
 

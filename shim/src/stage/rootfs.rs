@@ -111,6 +111,10 @@ pub fn attach(taken: &Taken) -> Result<Root> {
 }
 
 /// Makes the root ours; what lay around it goes.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "its descriptor has to be closed before all of them are, by number"
+)]
 pub fn enter(launch: &Launch, root: Root) -> Result<()> {
     if root_is_read_only(launch) {
         let change = Change { set: RDONLY, ..Change::default() };

@@ -20,7 +20,7 @@ const LONGEST: usize = 1 << 20;
 /// Finds the user. A launch that asks for nobody means the ids of the spec.
 pub fn find(launch: &Launch, root: &Root) -> Result<ResolvedUser> {
     if launch.user == UserRequest::default() {
-        return Ok(of_spec(launch)?);
+        return of_spec(launch);
     }
     let passwd = read(root, Path::new("/etc/passwd"))?;
     let group = read(root, Path::new("/etc/group"))?;

@@ -53,7 +53,7 @@ fn stdin_is_what_was_passed() {
     let (input, mut writer) = std::io::pipe().unwrap();
     let (mut reader, output) = std::io::pipe().unwrap();
     let fds = [(FdRole::Stdin, input.as_fd()), (FdRole::Stdout, output.as_fd())];
-    let answer = shim.exec(1, &process(&["cat"]), Exec::default(), &fds);
+    let answer = shim.exec(1, &process(&["cat"]), &Exec::default(), &fds);
     assert!(matches!(answer, Answer::ExecStarted { pid } if pid > 1), "{answer:?}");
     drop((input, output));
     std::io::Write::write_all(&mut writer, b"through").unwrap();
@@ -96,13 +96,13 @@ fn what_cannot_run_is_said() {
         (&["/bin/garbage"], FaultKind::Invalid, "exec format error"),
         (&["/bin/lost"], FaultKind::Invalid, "interpreter"),
     ] {
-        let Answer::Failed(failure) = shim.exec(1, &process(args), Exec::default(), &[]) else { panic!() };
+        let Answer::Failed(failure) = shim.exec(1, &process(args), &Exec::default(), &[]) else { panic!() };
         assert_eq!(failure.kind, kind, "{failure}");
         assert!(failure.to_string().contains(text), "{failure}");
     }
     let mut lost = process(&["true"]);
     lost["cwd"] = json!("/no/such/place");
-    let Answer::Failed(failure) = shim.exec(1, &lost, Exec::default(), &[]) else { panic!() };
+    let Answer::Failed(failure) = shim.exec(1, &lost, &Exec::default(), &[]) else { panic!() };
     assert!(failure.to_string().contains("/no/such/place"), "{failure}");
     end(&scene, shim);
 }
@@ -114,7 +114,7 @@ fn its_time_is_limited_and_nothing_of_it_is_left() {
     let script = "sleep 2001 & setsid sleep 2002 & (sleep 2003 &) ; echo up; sleep 2004";
     let limited = Exec { timeout_ms: 700, ..Exec::default() };
     let (reader, writer) = std::io::pipe().unwrap();
-    let answer = shim.exec(1, &sh(script), limited, &[(FdRole::Stdout, writer.as_fd())]);
+    let answer = shim.exec(1, &sh(script), &limited, &[(FdRole::Stdout, writer.as_fd())]);
     assert!(matches!(answer, Answer::ExecStarted { .. }));
     drop(writer);
     assert_eq!(shim.agent.exec_exited(1), (137, true));
@@ -128,14 +128,14 @@ fn its_time_is_limited_and_nothing_of_it_is_left() {
 #[test]
 fn it_can_be_killed_and_goes_with_its_agent() {
     let Some((scene, mut shim)) = sleeping() else { return };
-    let answer = shim.exec(7, &process(&["sleep", "3001"]), Exec::default(), &[]);
+    let answer = shim.exec(7, &process(&["sleep", "3001"]), &Exec::default(), &[]);
     assert!(matches!(answer, Answer::ExecStarted { .. }));
     shim.agent.ok(Request::KillExec { exec_id: 7 });
     assert_eq!(shim.agent.exec_exited(7), (137, false));
 
-    let kept = shim.exec(8, &process(&["sleep", "3002"]), Exec::default(), &[]);
+    let kept = shim.exec(8, &process(&["sleep", "3002"]), &Exec::default(), &[]);
     let lost = Exec { kill_on_disconnect: true, ..Exec::default() };
-    let gone = shim.exec(9, &process(&["sleep", "3003"]), lost, &[]);
+    let gone = shim.exec(9, &process(&["sleep", "3003"]), &lost, &[]);
     assert!(matches!((&kept, &gone), (Answer::ExecStarted { .. }, Answer::ExecStarted { .. })));
     shim.agent = Agent::connect(&scene);
     assert_eq!(shim.agent.exec_exited(9), (137, false));
@@ -148,7 +148,7 @@ fn it_can_be_killed_and_goes_with_its_agent() {
 fn many_at_once_each_have_their_own_end() {
     let Some((scene, mut shim)) = sleeping() else { return };
     for id in 0..32 {
-        let answer = shim.exec(id, &sh(&format!("exit {id}")), Exec::default(), &[]);
+        let answer = shim.exec(id, &sh(&format!("exit {id}")), &Exec::default(), &[]);
         assert!(matches!(answer, Answer::ExecStarted { .. }), "{answer:?}");
     }
     for id in 0..32 {
@@ -160,21 +160,16 @@ fn many_at_once_each_have_their_own_end() {
 #[test]
 fn a_console_is_a_controlling_terminal() {
     let Some((scene, mut shim)) = sleeping() else { return };
-    let devpts = std::fs::File::open("/dev/pts").unwrap();
-    let terminal = holdfast_sys::tty::open_in(&devpts).unwrap();
-    let answer = shim.exec(
-        1,
-        &sh("test -t 0 && echo yes >/dev/tty; sleep 1000"),
-        Exec::default(),
-        &[(FdRole::Console, terminal.slave.as_fd())],
-    );
+    let with_terminal = Exec { tty: true, ..Exec::default() };
+    let command = sh("test -t 0 && test -c \"$(tty)\" && echo yes >/dev/tty; sleep 1000");
+    let answer = shim.exec(1, &command, &with_terminal, &[]);
     assert!(matches!(answer, Answer::ExecStarted { .. }), "{answer:?}");
-    drop(terminal.slave);
+    let master = shim.agent.passed.pop().unwrap();
     let mut text = [0; 64];
-    let len = rustix::io::read(&terminal.master, &mut text).unwrap();
+    let len = rustix::io::read(&master, &mut text).unwrap();
     assert_eq!(&text[..len], b"yes\r\n");
     // Nobody else has the master: hanging up ends the session.
-    drop(terminal.master);
+    drop(master);
     assert_eq!(shim.agent.exec_exited(1), (129, false));
     end(&scene, shim);
 }
@@ -183,11 +178,11 @@ fn a_console_is_a_controlling_terminal() {
 fn there_is_none_before_the_start_and_none_after_the_end() {
     let Some(scene) = Scene::sh("sleep 1000") else { return };
     let (mut shim, _) = Shim::created(&scene);
-    let Answer::Failed(failure) = shim.exec(1, &process(&["true"]), Exec::default(), &[]) else { panic!() };
+    let Answer::Failed(failure) = shim.exec(1, &process(&["true"]), &Exec::default(), &[]) else { panic!() };
     assert_eq!(failure.kind, FaultKind::Precondition);
     shim.agent.start();
     // The container's end is the end of all that is in it, and is told last.
-    let answer = shim.exec(2, &process(&["sleep", "1000"]), Exec::default(), &[]);
+    let answer = shim.exec(2, &process(&["sleep", "1000"]), &Exec::default(), &[]);
     assert!(matches!(answer, Answer::ExecStarted { .. }));
     shim.agent.ok(Request::Kill);
     assert_eq!(shim.agent.exec_exited(2).0, 137);

@@ -23,7 +23,7 @@ use crate::scene::Scene;
 
 pub const LIMIT: Duration = Duration::from_secs(30);
 
-pub fn until(what: &str, condition: impl Fn() -> bool) {
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + LIMIT;
     while !condition() {
         assert!(Instant::now() < end, "never came: {what}");
@@ -72,11 +72,13 @@ pub struct Agent {
     seq: u64,
     events: Vec<Event>,
     answers: Vec<(u64, Answer)>,
+    /// What came with answers.
+    pub passed: Vec<OwnedFd>,
 }
 
 impl Agent {
     fn new(channel: OwnedFd) -> Self {
-        Self { channel, seq: 0, events: Vec::new(), answers: Vec::new() }
+        Self { channel, seq: 0, events: Vec::new(), answers: Vec::new(), passed: Vec::new() }
     }
 
     pub fn connect(scene: &Scene) -> Self {
@@ -95,7 +97,10 @@ impl Agent {
     fn receive(&mut self) -> bool {
         let packet = channel::recv_timeout::<Packet>(&self.channel, &mut channel::buffer(), LIMIT).unwrap();
         match packet {
-            Some((Packet::Answer { seq, answer }, _)) => self.answers.push((seq, answer)),
+            Some((Packet::Answer { seq, answer }, fds)) => {
+                self.answers.push((seq, answer));
+                self.passed.extend(fds);
+            }
             Some((Packet::Event(event), _)) => self.events.push(event),
             None => return false,
         }
@@ -267,12 +272,18 @@ impl Shim {
         assert_eq!(fs::read_dir(scene.path("run")).unwrap().count(), 0);
     }
 
-    pub fn exec(&mut self, id: u64, process: &Value, exec: Exec, fds: &[(FdRole, BorrowedFd<'_>)]) -> Answer {
+    pub fn exec(
+        &mut self,
+        id: u64,
+        process: &Value,
+        exec: &Exec,
+        fds: &[(FdRole, BorrowedFd<'_>)],
+    ) -> Answer {
         let launch = ExecLaunch { process: process.clone(), raw_env: Vec::new(), seccomp_flags: 0 };
         let memfd = memfd::sealed("exec", &serde_json::to_vec(&launch).unwrap()).unwrap();
         let mut all = vec![(FdRole::Process, memfd.as_fd())];
         all.extend_from_slice(fds);
-        let seq = self.agent.send(Request::Exec(Exec { exec_id: id, ..exec }), &all);
+        let seq = self.agent.send(Request::Exec(Exec { exec_id: id, ..exec.clone() }), &all);
         self.agent.answer(seq)
     }
 
@@ -280,7 +291,7 @@ impl Shim {
     pub fn output(&mut self, id: u64, process: &Value) -> (String, i32) {
         let (reader, writer) = std::io::pipe().unwrap();
         let fds = [(FdRole::Stdout, writer.as_fd()), (FdRole::Stderr, writer.as_fd())];
-        let answer = self.exec(id, process, Exec::default(), &fds);
+        let answer = self.exec(id, process, &Exec::default(), &fds);
         assert!(matches!(answer, Answer::ExecStarted { .. }), "{answer:?}");
         drop(writer);
         let output = std::io::read_to_string(reader).unwrap();

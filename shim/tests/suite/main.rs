@@ -1,6 +1,7 @@
 //! The shim with a real holder, driven as the agent drives it. Needs root; skips visibly without.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod attach;
 mod death;
 mod exec;
 mod harness;

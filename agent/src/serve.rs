@@ -4,6 +4,7 @@ use std::{
     io,
     os::unix::{fs::PermissionsExt, net::UnixDatagram},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -34,6 +35,10 @@ pub enum ServeError {
     Socket { operation: &'static str, path: PathBuf, source: io::Error },
     #[error("group {group:?} of listen_group does not exist")]
     NoSuchGroup { group: String },
+    #[error("streaming")]
+    Streaming(#[from] holdfast_streaming::Error),
+    #[error("[streaming] tls_cert and tls_key belong together: set both or neither")]
+    HalfTls,
     #[error("watch signals")]
     Signals { source: io::Error },
     #[error("serve")]
@@ -43,13 +48,37 @@ pub enum ServeError {
 /// Serves CRI until SIGTERM or SIGINT. Containers go on when it ends.
 pub async fn serve(config: &Config) -> Result<(), ServeError> {
     let mut stop = Stop::new().map_err(|source| ServeError::Signals { source })?;
+    let streaming = &config.streaming;
+    let tls = match (streaming.tls_cert.clone(), streaming.tls_key.clone()) {
+        (Some(cert), Some(key)) => Some(holdfast_streaming::Tls { cert, key }),
+        (None, None) => None,
+        _ => return Err(ServeError::HalfTls),
+    };
     let runtime = Runtime::start(config).await?;
+    let streaming = holdfast_streaming::Config {
+        address: streaming.listen,
+        advertise: streaming.advertise.clone(),
+        tls,
+        ..holdfast_streaming::Config::default()
+    };
+    let streaming = holdfast_streaming::Server::bind(streaming, Arc::new(runtime.clone()))?;
     let path = config.listen_path();
     let listener = listen(config, &path).await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = %path.display(), "holdfast serves");
     notify("READY=1");
     let (stopped, mut when_stopped) = tokio::sync::watch::channel(false);
-    let server = cri::serve(runtime, listener, async move {
+    let sessions = tokio::spawn({
+        let (streaming, mut stopping) = (streaming.clone(), stopped.subscribe());
+        async move {
+            let stop = async {
+                let _ = stopping.wait_for(|stopped| *stopped).await;
+            };
+            if let Err(error) = streaming.run(stop).await {
+                tracing::error!(%error, "the streaming server has ended");
+            }
+        }
+    });
+    let server = cri::serve(runtime, streaming, listener, async move {
         stop.wait().await;
         notify("STOPPING=1");
         let _ = stopped.send(true);
@@ -62,6 +91,8 @@ pub async fn serve(config: &Config) -> Result<(), ServeError> {
             tokio::time::sleep(SHUTDOWN_LIMIT).await;
         } => tracing::warn!("open requests did not end in time"),
     }
+    // It ends sessions in a bounded time, and has begun to when the server was told to stop.
+    let _ = sessions.await;
     // Only our own socket: the lock says that nobody else has it.
     let _ = std::fs::remove_file(&path);
     tracing::info!("holdfast ends; containers go on");

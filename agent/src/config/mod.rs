@@ -9,7 +9,10 @@ mod load;
 mod show;
 mod types;
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use holdfast_cgroup::DriverSetting;
 use oci_spec::runtime::{PosixRlimit, PosixRlimitType};
@@ -61,6 +64,8 @@ pub struct Config {
     pub network: NetworkSection,
     /// `[runtime]`.
     pub runtime: RuntimeSection,
+    /// `[streaming]`.
+    pub streaming: StreamingSection,
 }
 
 /// `[image]`.
@@ -129,6 +134,23 @@ pub struct RuntimeSection {
     pub seccomp_profile_root: PathBuf,
 }
 
+/// `[streaming]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StreamingSection {
+    /// Where exec, attach and port-forward sessions connect to; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The host of the URLs; `None`: the address of `listen`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advertise: Option<String>,
+    /// PEM file of the certificate; with it and the key the URLs are https.
+    #[serde(deserialize_with = "form::optional_path", skip_serializing_if = "Option::is_none")]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file of the private key.
+    #[serde(deserialize_with = "form::optional_path", skip_serializing_if = "Option::is_none")]
+    pub tls_key: Option<PathBuf>,
+}
+
 /// The defaults, all of them in this one place.
 impl Default for Config {
     fn default() -> Self {
@@ -147,7 +169,15 @@ impl Default for Config {
             image: ImageSection::default(),
             network: NetworkSection::default(),
             runtime: RuntimeSection::default(),
+            streaming: StreamingSection::default(),
         }
+    }
+}
+
+impl Default for StreamingSection {
+    fn default() -> Self {
+        let holdfast_streaming::Config { address, advertise, .. } = holdfast_streaming::Config::default();
+        Self { listen: address, advertise, tls_cert: None, tls_key: None }
     }
 }
 

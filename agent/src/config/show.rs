@@ -27,7 +27,7 @@ const HEAD: &str = "\
 # Files of conf.d beside this one (*.toml, by name) are merged on top.
 ";
 
-const KEYS: [Key; 22] = [
+const KEYS: [Key; 26] = [
     key("", "root", "Pods, containers and images. Survives a reboot. One agent at a time uses it."),
     key("", "state", "Sockets, pins and process facts. Dies with the boot. One agent at a time uses it."),
     key("", "listen", "The socket that kubelet and crictl connect to."),
@@ -102,6 +102,29 @@ const KEYS: [Key; 22] = [
         "runtime",
         "seccomp_profile_root",
         "Where the seccomp profiles of type Localhost lie: the kubelet's directory.",
+    ),
+    key(
+        "streaming",
+        "listen",
+        "Where exec, attach and port-forward sessions connect to. The kubelet does so from this node;\nwhoever reaches it needs a URL with a token of its own. Port 0 takes a free one.",
+    ),
+    unset(
+        "streaming",
+        "advertise",
+        "Host of the URLs, for clients that reach the node by another name. Not set: the address above.",
+        "\"node1.example\"",
+    ),
+    unset(
+        "streaming",
+        "tls_cert",
+        "PEM file of the server's certificate. With it and its key the URLs are https.",
+        "\"/etc/holdfast/streaming.crt\"",
+    ),
+    unset(
+        "streaming",
+        "tls_key",
+        "PEM file of the certificate's private key.",
+        "\"/etc/holdfast/streaming.key\"",
     ),
 ];
 

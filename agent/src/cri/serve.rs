@@ -18,10 +18,11 @@ use crate::runtime::Runtime;
 /// Serves until `stop` is done, then lets open requests end.
 pub async fn serve(
     runtime: Runtime,
+    streaming: holdfast_streaming::Server,
     listener: UnixListener,
     stop: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
-    serve_on(runtime, UnixListenerStream::new(listener), stop).await
+    serve_on(runtime, Some(streaming), UnixListenerStream::new(listener), stop).await
 }
 
 /// Serves a client of this process over one end of a socket pair, until `stop` is done.
@@ -31,16 +32,17 @@ pub async fn serve_one(
     stop: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     // A server whose listener ends asks its connections to end, so this one never does.
-    serve_on(runtime, tokio_stream::once(Ok(stream)).chain(tokio_stream::pending()), stop).await
+    serve_on(runtime, None, tokio_stream::once(Ok(stream)).chain(tokio_stream::pending()), stop).await
 }
 
 async fn serve_on(
     runtime: Runtime,
+    streaming: Option<holdfast_streaming::Server>,
     connections: impl Stream<Item = std::io::Result<UnixStream>>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
-    let runtime_service =
-        RuntimeServiceServer::new(RuntimeServer::new(runtime.clone())).max_decoding_message_size(MAX_REQUEST);
+    let runtime_service = RuntimeServiceServer::new(RuntimeServer::new(runtime.clone(), streaming))
+        .max_decoding_message_size(MAX_REQUEST);
     let image_service =
         ImageServiceServer::new(ImageServer::new(runtime.clone())).max_decoding_message_size(MAX_REQUEST);
     let own_images = ImagesServiceServer::new(ImagesServer::new(runtime.images().clone()))

@@ -77,6 +77,8 @@ pub enum Error {
     Holder { operation: &'static str, pod: String, source: holdfast_pod::holder::HolderError },
     #[error("{operation} container {id}")]
     Shim { operation: &'static str, id: String, source: ShimError },
+    #[error("connect to port {port} in pod sandbox {pod}: does a program listen there on localhost?")]
+    Dial { pod: String, port: u16, source: io::Error },
     #[error(transparent)]
     Record(#[from] RecordError),
     #[error("clean-up of {object} met {} errors", errors.len())]
@@ -106,6 +108,7 @@ impl Error {
                 _ => Kind::Internal,
             },
             Self::Io { source, .. } => io_kind(source),
+            Self::Dial { .. } => Kind::Unavailable,
             Self::Record(_) => Kind::Internal,
             Self::Teardown { errors, .. } => errors.first().map_or(Kind::Internal, Error::kind),
         }

@@ -54,7 +54,7 @@ impl Runtime {
         }
         let container = self.container(id)?;
         let shim = container.running_shim("ExecSync")?;
-        let (launch, seccomp) = self.exec_launch(&container, &command).await?;
+        let (launch, seccomp) = self.exec_launch(&container, &command, false).await?;
         let (stdout, stdout_end) = output_pipe(&container)?;
         let (stderr, stderr_end) = output_pipe(&container)?;
         let (exec_id, end) = shim.expect_exec();
@@ -67,8 +67,14 @@ impl Runtime {
         ];
         fds.extend(seccomp.as_ref().map(|fd| (FdRole::Seccomp, fd.as_fd())));
         let failed = |source| Error::Shim { operation: "exec in", id: container.id.to_string(), source };
-        let request = Request::Exec(Exec { exec_id, timeout_ms: limit_ms, kill_on_disconnect: true });
-        match shim.call(request, &fds, ANSWER_LIMIT).await.map_err(failed)? {
+        let request =
+            Request::Exec(Exec { exec_id, timeout_ms: limit_ms, kill_on_disconnect: true, tty: false });
+        let answer = shim.call(request, &fds, ANSWER_LIMIT).await.map_err(|source| match source {
+            // It ended while we asked.
+            ShimError::Gone { .. } => container.ended_under("ExecSync"),
+            source => failed(source),
+        })?;
+        match answer {
             Answer::ExecStarted { .. } => {}
             _ => return Err(failed(ShimError::Unexpected { request: "Exec" })),
         }
@@ -95,10 +101,11 @@ impl Runtime {
     }
 
     /// The process of an exec is the container's own with another command.
-    async fn exec_launch(
+    pub(super) async fn exec_launch(
         &self,
         container: &Arc<Container>,
         command: &[String],
+        tty: bool,
     ) -> Result<(OwnedFd, Option<OwnedFd>), Error> {
         let (compiler, container, command) = (self.seccomp.clone(), container.clone(), command.to_vec());
         blocking(move || {
@@ -109,7 +116,7 @@ impl Runtime {
                 .spec
                 .process()
                 .as_ref()
-                .map(|process| holdfast_spec::exec_process(process, &record.init.user, &command, false))
+                .map(|process| holdfast_spec::exec_process(process, &record.init.user, &command, tty))
                 .transpose()
                 .map_err(|source| Error::Spec { operation: "exec", source })?;
             let launch = ExecLaunch {
@@ -155,7 +162,7 @@ impl Drop for ExecGuard<'_> {
     }
 }
 
-fn output_pipe(container: &Container) -> Result<(pipe::Receiver, OwnedFd), Error> {
+pub(super) fn output_pipe(container: &Container) -> Result<(pipe::Receiver, OwnedFd), Error> {
     let io = |source| Error::Io { operation: "make a pipe for", path: container.dir.clone(), source };
     let (read, write) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|errno| io(errno.into()))?;

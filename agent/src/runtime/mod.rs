@@ -28,6 +28,7 @@ mod remove_container;
 mod remove_pod_sandbox;
 mod reopen_log;
 mod run_pod_sandbox;
+mod session;
 mod shim;
 mod start;
 mod start_container;

@@ -61,7 +61,7 @@ impl Runtime {
                     Notice::Event(Event::OomKilled) => {
                         tracing::info!(container_id = %container.id, "out of memory: a process was killed");
                     }
-                    Notice::Event(Event::ExecExited { .. }) => {}
+                    Notice::Event(Event::ExecExited { .. } | Event::AttachCut { .. }) => {}
                     Notice::Closed => break,
                 }
             }

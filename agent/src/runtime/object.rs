@@ -15,6 +15,7 @@ use super::{
     error::phase_name,
     names::Reservation,
     record::{self, ContainerRecord, PodPhase, PodRecord, Record, RecordError},
+    session::Forwards,
     shim::Shim,
     stats::Samples,
 };
@@ -85,6 +86,8 @@ pub struct Pod {
     pub life: tokio::sync::RwLock<()>,
     /// The process that holds the namespaces; `None` once it is gone.
     pub holder: Mutex<Option<Arc<Holder>>>,
+    /// Connections into it.
+    pub forwards: Forwards,
     /// Its name.
     pub name: Reservation,
 }
@@ -144,6 +147,12 @@ impl Container {
             operation,
             wanted: "running",
         })
+    }
+
+    /// The answer to whoever asked its shim for something while it ended.
+    pub fn ended_under(&self, operation: &'static str) -> Error {
+        let state = phase_name(Phase::Exited);
+        Error::WrongState { id: self.id.to_string(), state, operation, wanted: "running" }
     }
 
     /// Where it stands.

@@ -110,6 +110,7 @@ impl Runtime {
             dir,
             life: tokio::sync::RwLock::default(),
             holder: std::sync::Mutex::new(holder.map(Arc::new)),
+            forwards: super::session::Forwards::default(),
             name,
         });
         if phase == PodPhase::Creating {

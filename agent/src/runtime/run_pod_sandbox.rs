@@ -92,6 +92,7 @@ impl Runtime {
             dir,
             life: tokio::sync::RwLock::default(),
             holder: std::sync::Mutex::default(),
+            forwards: super::session::Forwards::default(),
             name,
         });
         match self.fill_pod(&pod).await {

@@ -67,8 +67,10 @@ pub enum Notice {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    answers: HashMap<u64, mpsc::UnboundedSender<Answer>>,
+    answers: HashMap<u64, mpsc::UnboundedSender<(Answer, Vec<OwnedFd>)>>,
     execs: HashMap<u64, oneshot::Sender<ExecEnd>>,
+    /// Attaches that may be cut off.
+    cuts: HashMap<u64, oneshot::Sender<String>>,
     closed: bool,
 }
 
@@ -119,9 +121,19 @@ impl Shim {
         fds: &[(FdRole, BorrowedFd<'_>)],
         limit: Duration,
     ) -> Result<Answer, ShimError> {
+        self.call_with_fds(request, fds, limit).await.map(|(answer, _)| answer)
+    }
+
+    /// Sends a request and waits for its one answer and the descriptors that it brings.
+    pub async fn call_with_fds(
+        &self,
+        request: Request,
+        fds: &[(FdRole, BorrowedFd<'_>)],
+        limit: Duration,
+    ) -> Result<(Answer, Vec<OwnedFd>), ShimError> {
         let name = request_name(&request);
         let mut answers = self.begin(request, fds).await?;
-        answers.next(name, limit).await
+        answers.next_with_fds(name, limit).await
     }
 
     /// Sends a request that answers with nothing.
@@ -171,6 +183,19 @@ impl Shim {
         self.lock().execs.remove(&exec_id);
     }
 
+    /// A number for an attach, and the reason when the shim cuts it off.
+    pub fn expect_cut(&self) -> (u64, oneshot::Receiver<String>) {
+        let attach_id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        self.lock().cuts.insert(attach_id, sender);
+        (attach_id, receiver)
+    }
+
+    /// That attach is over.
+    pub fn forget_cut(&self, attach_id: u64) {
+        self.lock().cuts.remove(&attach_id);
+    }
+
     async fn send(&self, name: &'static str, call: &Call, fds: &[BorrowedFd<'_>]) -> Result<(), ShimError> {
         loop {
             let mut ready = self
@@ -189,7 +214,7 @@ impl Shim {
     async fn read(self: Arc<Self>, notices: mpsc::UnboundedSender<Notice>) {
         while let Ok(mut ready) = self.socket.readable().await {
             match BUFFER.with_borrow_mut(|buffer| channel::recv::<Packet>(self.socket.get_ref(), buffer)) {
-                Ok(Some((packet, _))) => self.dispatch(packet, &notices),
+                Ok(Some((packet, fds))) => self.dispatch(packet, fds, &notices),
                 Err(ChannelError::WouldBlock) => ready.clear_ready(),
                 Ok(None) => break,
                 Err(error) => {
@@ -203,20 +228,26 @@ impl Shim {
             waiting.closed = true;
             waiting.answers.clear();
             waiting.execs.clear();
+            waiting.cuts.clear();
         }
         let _ = notices.send(Notice::Closed);
     }
 
-    fn dispatch(&self, packet: Packet, notices: &mpsc::UnboundedSender<Notice>) {
+    fn dispatch(&self, packet: Packet, fds: Vec<OwnedFd>, notices: &mpsc::UnboundedSender<Notice>) {
         match packet {
             Packet::Answer { seq, answer } => {
                 if let Some(sender) = self.lock().answers.get(&seq) {
-                    let _ = sender.send(answer);
+                    let _ = sender.send((answer, fds));
                 }
             }
             Packet::Event(Event::ExecExited { exec_id, exit_code, timed_out }) => {
                 if let Some(sender) = self.lock().execs.remove(&exec_id) {
                     let _ = sender.send(ExecEnd { exit_code, timed_out });
+                }
+            }
+            Packet::Event(Event::AttachCut { attach_id, reason }) => {
+                if let Some(sender) = self.lock().cuts.remove(&attach_id) {
+                    let _ = sender.send(reason);
                 }
             }
             Packet::Event(event) => {
@@ -235,16 +266,24 @@ impl Shim {
 pub struct Answers<'a> {
     shim: &'a Shim,
     seq: u64,
-    receiver: mpsc::UnboundedReceiver<Answer>,
+    receiver: mpsc::UnboundedReceiver<(Answer, Vec<OwnedFd>)>,
 }
 
 impl Answers<'_> {
     /// The next one; a failure is an error.
     pub async fn next(&mut self, request: &'static str, limit: Duration) -> Result<Answer, ShimError> {
+        self.next_with_fds(request, limit).await.map(|(answer, _)| answer)
+    }
+
+    async fn next_with_fds(
+        &mut self,
+        request: &'static str,
+        limit: Duration,
+    ) -> Result<(Answer, Vec<OwnedFd>), ShimError> {
         match timeout(limit, self.receiver.recv()).await {
             Err(_) => Err(ShimError::Timeout { request, limit }),
             Ok(None) => Err(ShimError::Gone { request }),
-            Ok(Some(Answer::Failed(failure))) => Err(failure.into()),
+            Ok(Some((Answer::Failed(failure), _))) => Err(failure.into()),
             Ok(Some(answer)) => Ok(answer),
         }
     }
@@ -264,6 +303,7 @@ fn request_name(request: &Request) -> &'static str {
         Request::Start => "Start",
         Request::Exec(_) => "Exec",
         Request::KillExec { .. } => "KillExec",
+        Request::Attach(_) => "Attach",
         Request::Signal { .. } => "Signal",
         Request::Kill => "Kill",
         Request::State => "State",

@@ -58,6 +58,8 @@ impl Runtime {
         let record = pod.record.get();
         let mut errors = Vec::new();
         let holder = pod.take_holder();
+        // One of them would keep the network namespace, and with it the address.
+        pod.forwards.close();
         let netns = match &holder {
             Some(holder) => self.netns(&record, holder).await.ok(),
             None => None,

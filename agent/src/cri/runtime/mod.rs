@@ -5,6 +5,7 @@ mod exec_sync;
 mod list_containers;
 mod list_pod_sandbox;
 mod pod_sandbox;
+mod sessions;
 mod stats;
 mod status;
 pub mod streams;
@@ -18,15 +19,16 @@ use tracing::Instrument;
 use crate::runtime::Runtime;
 
 /// Serves a [`Runtime`] over CRI.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct RuntimeServer {
     pub(super) runtime: Runtime,
+    streaming: Option<holdfast_streaming::Server>,
 }
 
 impl RuntimeServer {
-    /// For that runtime.
-    pub fn new(runtime: Runtime) -> Self {
-        Self { runtime }
+    /// For that runtime. Without `streaming` there are no sessions: exec, attach and port-forward are Unimplemented.
+    pub fn new(runtime: Runtime, streaming: Option<holdfast_streaming::Server>) -> Self {
+        Self { runtime, streaming }
     }
 }
 
@@ -153,6 +155,25 @@ impl RuntimeService for RuntimeServer {
         request: Request<v1::ExecSyncRequest>,
     ) -> Result<Response<v1::ExecSyncResponse>, Status> {
         rpc!(self, request, "ExecSync", exec_sync::exec_sync, container_id)
+    }
+
+    async fn exec(&self, request: Request<v1::ExecRequest>) -> Result<Response<v1::ExecResponse>, Status> {
+        sessions::exec(&self.runtime, self.streaming.as_ref(), request.into_inner()).map(Response::new)
+    }
+
+    async fn attach(
+        &self,
+        request: Request<v1::AttachRequest>,
+    ) -> Result<Response<v1::AttachResponse>, Status> {
+        sessions::attach(&self.runtime, self.streaming.as_ref(), request.into_inner()).map(Response::new)
+    }
+
+    async fn port_forward(
+        &self,
+        request: Request<v1::PortForwardRequest>,
+    ) -> Result<Response<v1::PortForwardResponse>, Status> {
+        sessions::port_forward(&self.runtime, self.streaming.as_ref(), &request.into_inner())
+            .map(Response::new)
     }
 
     async fn reopen_container_log(

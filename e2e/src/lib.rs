@@ -11,6 +11,7 @@ pub mod process;
 pub mod registry;
 pub mod scene;
 pub mod specs;
+pub mod terminal;
 pub mod wait;
 
 pub use agent::Agent;

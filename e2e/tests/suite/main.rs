@@ -15,4 +15,5 @@ mod network;
 mod restart;
 mod run;
 mod serve;
+mod streaming;
 mod walk;

@@ -50,14 +50,14 @@ pub(crate) fn answer<B>(tokens: &Tokens, request: &HttpRequest<B>) -> (Response<
 
 fn route<B>(tokens: &Tokens, request: &HttpRequest<B>) -> Result<(Answer, Job), Answer> {
     let not_found =
-        || Answer::refusal(StatusCode::NOT_FOUND, "404: no such URL, or it was used already or is too old");
+        || Answer::refusal(StatusCode::NOT_FOUND, "404, no such URL, or it was used already or is too old");
     let path = request.uri().path();
     let (kind, token) = path.strip_prefix('/').and_then(|path| path.split_once('/')).ok_or_else(not_found)?;
     if !["exec", "attach", "portforward"].contains(&kind) {
         return Err(not_found());
     }
     if ![Method::GET, Method::POST].contains(request.method()) {
-        let text = format!("405: ask for it with GET or POST, not with {}", request.method());
+        let text = format!("405, ask for it with GET or POST, not with {}", request.method());
         return Err(Answer::refusal(StatusCode::METHOD_NOT_ALLOWED, text)
             .with(ALLOW, HeaderValue::from_static("GET, POST")));
     }

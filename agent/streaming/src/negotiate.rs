@@ -26,6 +26,9 @@ pub(crate) enum Transport {
 }
 
 /// A response's head: the 101, or a refusal with its sentence.
+///
+/// No colon and space in a sentence: client-go's WebSocket reads it as YAML, takes what comes out of it for an empty
+/// Status, and shows nothing at all.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub status: StatusCode,
@@ -75,8 +78,8 @@ pub(crate) fn transport(headers: &HeaderMap) -> Result<Transport, Answer> {
     }
     Err(Answer::refusal(
         StatusCode::BAD_REQUEST,
-        "unable to upgrade: this address speaks SPDY/3.1 and WebSocket, \
-         ask with `Connection: Upgrade` and `Upgrade: SPDY/3.1` or `Upgrade: websocket`",
+        "unable to upgrade, this address speaks SPDY/3.1 and WebSocket, \
+         the header Connection has to say Upgrade, the header Upgrade one of the two",
     ))
 }
 
@@ -86,7 +89,7 @@ pub(crate) fn spdy(headers: &HeaderMap, known: &[&'static str]) -> Result<(&'sta
     if offered.is_empty() {
         return Err(Answer::refusal(
             StatusCode::BAD_REQUEST,
-            "unable to upgrade: the header X-Stream-Protocol-Version is missing or names no protocol",
+            "unable to upgrade, the header X-Stream-Protocol-Version is missing or names no protocol",
         ));
     }
     match first_known(&offered, known) {
@@ -106,14 +109,14 @@ pub(crate) fn websocket(
     if method != Method::GET {
         return Err(Answer::refusal(
             StatusCode::METHOD_NOT_ALLOWED,
-            format!("unable to upgrade: a WebSocket opens with GET, not {method}"),
+            format!("unable to upgrade, a WebSocket opens with GET, not {method}"),
         )
         .with(ALLOW, HeaderValue::from_static("GET")));
     }
     if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes() != b"13") {
         return Err(Answer::refusal(
             StatusCode::UPGRADE_REQUIRED,
-            "unable to upgrade: Sec-WebSocket-Version has to be 13",
+            "unable to upgrade, Sec-WebSocket-Version has to be 13",
         )
         .with(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")));
     }
@@ -121,7 +124,7 @@ pub(crate) fn websocket(
     if STANDARD.decode(key).map_or(0, |nonce| nonce.len()) != 16 {
         return Err(Answer::refusal(
             StatusCode::BAD_REQUEST,
-            "unable to upgrade: Sec-WebSocket-Key has to be the base64 of 16 bytes",
+            "unable to upgrade, Sec-WebSocket-Key has to be the base64 of 16 bytes",
         ));
     }
     let accept = accept_key(key);
@@ -144,7 +147,7 @@ fn none_known(offered: &[String], known: &[&'static str]) -> Answer {
     let (offered, known) = (offered.join(", "), known.join(", "));
     Answer::refusal(
         StatusCode::FORBIDDEN,
-        format!("unable to upgrade: the client offers {offered}, this server knows {known}"),
+        format!("unable to upgrade, the client offers {offered}, this server knows {known}"),
     )
 }
 

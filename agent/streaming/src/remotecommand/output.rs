@@ -30,6 +30,8 @@ pub(super) async fn output(
         let mut buffer = vec![0; PIECE];
         let mut leftover = 0;
         while leftover < LEFTOVER {
+            // A source that is always ready would keep the session from seeing that its client is gone.
+            tokio::task::coop::consume_budget().await;
             let Some(count) = read(&mut from, &mut buffer, &mut ended).await else { break };
             if *ended.borrow() {
                 leftover += count;

@@ -74,6 +74,8 @@ async fn a_refusal_says_why() {
     let mut body = String::new();
     soon(io.read_to_string(&mut body)).await.unwrap();
     assert!(body.contains("SPDY/3.1") && body.ends_with('\n'), "{body}");
+    // client-go would take it for YAML.
+    assert!(!body.contains(": "), "{body}");
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod attach;
 mod backend;
 mod exec_spdy;
 mod exec_websocket;
+mod go;
 mod gone;
 mod http;
 mod port_forward;

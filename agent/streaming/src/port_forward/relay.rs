@@ -56,6 +56,9 @@ async fn copy(
                 return;
             }
         }
+        // A half close and a reset look the same from here: if it was a reset, the next write to the client says so. A pod
+        // that neither closes nor writes after our half close is held until the client's connection ends; with a future on
+        // `Outgoing` that is ready at the reset it would not be.
         let _ = to_pod.shutdown().await;
     };
     let down = async {

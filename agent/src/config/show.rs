@@ -182,6 +182,9 @@ mod tests {
             ..Config::default()
         };
         config.network.embedded.mtu = Some(9000);
+        config.streaming.advertise = Some("node".into());
+        config.streaming.tls_cert = Some("/c".into());
+        config.streaming.tls_key = Some("/k".into());
         config.runtime.pids_limit = Some(9);
         config.runtime.default_ulimits.push(Ulimit {
             resource: PosixRlimitType::RlimitCore,

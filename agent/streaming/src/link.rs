@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::channel::Gone;
+use crate::session::Task;
 use crate::{spdy, websocket};
 
 /// A stream's direction to the client.
@@ -27,6 +28,15 @@ impl Writer {
         if let Self::Spdy(stream) = self {
             // A client that is gone needs no FIN.
             let _ = stream.finish().await;
+        }
+    }
+
+    /// Ready when the client has reset the stream, or is gone. Over channels there is no reset, and a client's end is seen
+    /// by whoever reads.
+    pub fn dead(&self) -> Task<()> {
+        match self {
+            Self::Spdy(stream) => Box::pin(stream.dead()),
+            Self::Channel(_) => Box::pin(std::future::pending()),
         }
     }
 

@@ -21,8 +21,6 @@ use serde_json::Value;
 const TRANSPORTS: [&str; 2] = ["spdy", "websocket"];
 /// Growth of the agent that a stream of any length may cause, in KiB.
 const GROWTH: u64 = 8 << 10;
-/// Bytes of a long stream.
-const LONG: usize = 64 << 20;
 
 fn running(scene: &Scene, name: &str) -> Result<(Value, String, String)> {
     let pod = pod(&scene.dir, name);
@@ -144,29 +142,69 @@ fn long_streams_are_exact() -> Result<()> {
     let Some(mut scene) = Scene::ours()? else { return Ok(()) };
     let oracle = scene.oracle()?;
     let (_, pod_id, id) = running(&scene, "long")?;
-    let data: Vec<u8> = (0..LONG as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    let file = scene.dir.join("data");
-    fs::write(&file, &data)?;
+    let (file, back) = (scene.dir.join("data"), scene.dir.join("back"));
+    let mib = long_stream_mib();
+    process::stdout(
+        "dd",
+        ["if=/dev/urandom", "bs=1M", &format!("count={mib}"), &format!("of={}", file.display())],
+    )?;
     for transport in TRANSPORTS {
-        let before = memory(&mut scene)?;
-        let back = scene.dir.join(format!("back-{transport}"));
+        // Out through stdin, back through stdout.
         let mut command = exec(&scene.crictl, transport, "-i", &id, "cat");
         command.stdin(File::open(&file)?).stdout(File::create(&back)?).stderr(Stdio::null());
-        let mut child = Process::spawn(&mut command)?;
-        let mut most = 0;
-        let status = wait::until("the end of a long exec", wait::LIMIT * 12, || {
-            most = most.max(memory(&mut scene)?);
-            child.ended()
-        })?;
-        ensure!(status.success(), "{transport}: {status}");
-        ensure!(fs::read(&back)? == data, "{transport}: bytes differ");
-        let growth = most.saturating_sub(before);
-        ensure!(growth <= GROWTH, "{transport}: the agent grew by {growth} KiB");
-        fs::remove_file(back)?;
+        while_memory_is_flat(&mut scene, &mut command)?;
+        process::stdout("cmp", [&file, &back])?;
+
+        // The same through a forwarded port.
+        let keep =
+            exec(&scene.crictl, "spdy", "-i", &id, "cat >/tmp/data").stdin(File::open(&file)?).status()?;
+        ensure!(keep.success(), "{keep}");
+        scene.crictl.ok(&["exec", "-s", &id, "sh", "-c", "nc -l -p 9000 </tmp/data >/dev/null 2>&1 &"])?;
+        let (_client, port) = forward(&scene, transport, &pod_id, 9000)?;
+        let mut fetch = Command::new("bash");
+        fetch.args(["-c", &format!("cat </dev/tcp/127.0.0.1/{port} >{}", back.display())]);
+        while_memory_is_flat(&mut scene, &mut fetch)?;
+        process::stdout("cmp", [&file, &back])?;
+        scene.crictl.ok(&["exec", "-s", &id, "rm", "/tmp/data"])?;
     }
-    fs::remove_file(file)?;
+    for path in [file, back] {
+        fs::remove_file(path)?;
+    }
     scene.remove_pod(&pod_id)?;
     oracle.nothing_left()
+}
+
+/// Runs a command to its end, and looks at the agent's memory all the while.
+fn while_memory_is_flat(scene: &mut Scene, command: &mut Command) -> Result<()> {
+    let before = memory(scene)?;
+    let mut child = Process::spawn(command)?;
+    let mut most = before;
+    let status = wait::until("the end of a long stream", wait::LIMIT * 60, || {
+        most = most.max(memory(scene)?);
+        child.ended()
+    })?;
+    ensure!(status.success(), "{command:?}: {status}");
+    let growth = most - before;
+    ensure!(growth <= GROWTH, "{command:?}: the agent grew by {growth} KiB");
+    Ok(())
+}
+
+/// Length of a long stream: 64 MiB, or what `HOLDFAST_E2E_STREAM_MIB` says.
+fn long_stream_mib() -> u32 {
+    std::env::var("HOLDFAST_E2E_STREAM_MIB").ok().and_then(|text| text.parse().ok()).unwrap_or(64)
+}
+
+/// A forwarded port, while the client lives.
+fn forward(scene: &Scene, transport: &str, pod_id: &str, port: u16) -> Result<(Process, u16)> {
+    let said = scene.dir.join("said");
+    let mut command = scene.crictl.command(&["port-forward", "-r", transport, pod_id, &format!(":{port}")]);
+    command.stdin(Stdio::null()).stdout(File::create(&said)?).stderr(File::create(scene.dir.join("err"))?);
+    let client = Process::spawn(&mut command)?;
+    let port = wait::until("the local port", wait::LIMIT, || {
+        let text = fs::read_to_string(&said)?;
+        Ok(text.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()))
+    })?;
+    Ok((client, port))
 }
 
 #[test]
@@ -257,17 +295,7 @@ fn a_forwarded_port() -> Result<()> {
             Ok(scene.crictl.ok(&["exec", "-s", &id, "netstat", "-ltn"])?.contains(":8080"))
         })?;
         let sum = scene.crictl.ok(&["exec", "-s", &id, "sha256sum", "/www/data"])?;
-        let said = scene.dir.join("said");
-        let mut command = scene.crictl.command(&["port-forward", "-r", transport, &pod_id, ":8080"]);
-        command
-            .stdin(Stdio::null())
-            .stdout(File::create(&said)?)
-            .stderr(File::create(scene.dir.join("err"))?);
-        let _client = Process::spawn(&mut command)?;
-        let port: u16 = wait::until("the local port", wait::LIMIT, || {
-            let text = fs::read_to_string(&said)?;
-            Ok(text.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()))
-        })?;
+        let (_client, port) = forward(&scene, transport, &pod_id, 8080)?;
         for _ in 0..3 {
             let fetches: Vec<_> = (0..8).map(|_| get(port)).collect::<Result<_>>()?;
             let bodies: Vec<_> = fetches.into_iter().map(body).collect::<Result<_>>()?;

@@ -20,6 +20,7 @@ pub const TESTS: &[&str] = &[
     "bzip2",
     "gcc",
     "iproute2",
+    "iptables",
     "libc6-dev",
     "libprotobuf-dev",
     "libseccomp-dev",

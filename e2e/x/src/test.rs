@@ -56,7 +56,9 @@ pub fn test(work: &Work, options: &Options) -> Result<Counts> {
             continue;
         }
         let mut run = executable.command(options.filter.as_deref());
-        environment(&mut run, work).env("HOLDFAST_CRI_API_PROTO", &proto);
+        environment(&mut run, work)
+            .env("HOLDFAST_CRI_API_PROTO", &proto)
+            .env("HOLDFAST_TEST_CNI_BIN", tools::cni_plugins(work));
         let limit = if executable.end_to_end { E2E_LIMIT } else { UNIT_LIMIT };
         total += run_one(&executable.name, &mut run, limit, executable.end_to_end)?;
     }

@@ -1,6 +1,7 @@
 //! One forwarded connection.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, split};
+use tokio::sync::oneshot;
 
 use crate::channel::Incoming;
 use crate::link::Writer;
@@ -49,6 +50,8 @@ async fn copy(
     half_closes: bool,
 ) -> Result<(), Broken> {
     let (mut from_pod, mut to_pod) = split(duplex);
+    let dead = to_client.dead();
+    let (over, when_over) = oneshot::channel::<()>();
     let up = async {
         while let Some(bytes) = from_client.read().await {
             if to_pod.write_all(&bytes).await.is_err() || to_pod.flush().await.is_err() {
@@ -56,9 +59,6 @@ async fn copy(
                 return;
             }
         }
-        // A half close and a reset look the same from here: if it was a reset, the next write to the client says so. A pod
-        // that neither closes nor writes after our half close is held until the client's connection ends; with a future on
-        // `Outgoing` that is ready at the reset it would not be.
         let _ = to_pod.shutdown().await;
     };
     let down = async {
@@ -71,12 +71,18 @@ async fn copy(
             }
         }
         to_client.finish().await;
+        drop(over);
         Ok(())
     };
     if half_closes {
+        // A half close and a reset look the same to a reader, and to a half close the pod may be silent for as long as it
+        // likes.
         let up = async {
             up.await;
-            Ok(())
+            tokio::select! {
+                () = dead => Err(Broken),
+                _ = when_over => Ok(()),
+            }
         };
         tokio::try_join!(up, down).map(|_| ())
     } else {

@@ -1,8 +1,11 @@
 //! A stream, as the server has it.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::Notify;
 
 use super::connection::Handle;
 use super::frame::{data_head, status};
@@ -19,12 +22,13 @@ pub(super) struct StreamState {
     replied: AtomicBool,
     finished: AtomicBool,
     dead: AtomicBool,
+    died: Notify,
 }
 
 impl StreamState {
     /// `finished`: the client wants no answer.
     pub fn new(id: u32, finished: bool) -> Self {
-        Self { id, replied: false.into(), finished: finished.into(), dead: false.into() }
+        Self { id, replied: false.into(), finished: finished.into(), dead: false.into(), died: Notify::new() }
     }
 
     pub fn id(&self) -> u32 {
@@ -43,6 +47,7 @@ impl StreamState {
     /// Over in both directions.
     pub fn kill(&self) {
         self.dead.store(true, Ordering::Release);
+        self.died.notify_waiters();
     }
 
     pub fn is_dead(&self) -> bool {
@@ -143,6 +148,18 @@ impl Outgoing {
             self.both.handle.shared().send_data(state, &head, piece, || ()).await?;
         }
         Ok(())
+    }
+
+    /// Ready when the stream is over in both directions: reset by either side, or gone with its connection.
+    pub fn dead(&self) -> impl Future<Output = ()> + Send + use<> {
+        let state = Arc::clone(&self.both.state);
+        async move {
+            let mut died = pin!(state.died.notified());
+            died.as_mut().enable();
+            if !state.is_dead() {
+                died.await;
+            }
+        }
     }
 
     /// Half-closes: an empty DATA frame with FIN. A second time does nothing.

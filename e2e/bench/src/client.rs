@@ -25,6 +25,7 @@ pub struct Client {
     image: String,
     host_network: bool,
     cgroup_parent: String,
+    memory_limit: i64,
     run: u32,
     next: u32,
 }
@@ -45,6 +46,7 @@ impl Client {
             image: options.image.clone(),
             host_network: options.host_network,
             cgroup_parent: options.cgroup_parent.clone(),
+            memory_limit: options.memory_limit_mib << 20,
             run: std::process::id(),
             next: 0,
         })
@@ -85,6 +87,19 @@ impl Client {
         let answer = self.runtime.exec_sync(request).await.context("ExecSync")?.into_inner();
         anyhow::ensure!(answer.exit_code == 0, "true ended with {}", answer.exit_code);
         Ok(())
+    }
+
+    /// Exec: the URL of a session with standard output, and input if wanted.
+    pub async fn exec_url(&mut self, container: &str, stdin: bool, command: &[&str]) -> Result<String> {
+        let request = v1::ExecRequest {
+            container_id: container.to_owned(),
+            cmd: command.iter().map(|&word| word.to_owned()).collect(),
+            tty: false,
+            stdin,
+            stdout: true,
+            stderr: false,
+        };
+        Ok(self.runtime.exec(request).await.context("Exec")?.into_inner().url)
     }
 
     /// StopContainer without a grace period, and RemoveContainer.
@@ -147,7 +162,7 @@ impl Client {
             command: vec!["sleep".into(), "100000".into()],
             linux: Some(v1::LinuxContainerConfig {
                 resources: Some(v1::LinuxContainerResources {
-                    memory_limit_in_bytes: 64 << 20,
+                    memory_limit_in_bytes: self.memory_limit,
                     ..Default::default()
                 }),
                 security_context: Some(v1::LinuxContainerSecurityContext {

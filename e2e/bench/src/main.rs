@@ -6,6 +6,7 @@
 mod client;
 mod memory;
 mod rounds;
+mod sessions;
 
 use anyhow::Result;
 use clap::Parser;
@@ -35,6 +36,13 @@ pub struct Options {
     /// Parent cgroup of the pods; empty: the runtime's default.
     #[arg(long, default_value = "")]
     cgroup_parent: String,
+    /// Exec sessions that are alive at once while sessions are measured; 0 leaves sessions out. The runtime has to speak
+    /// WebSocket.
+    #[arg(long, default_value_t = 0)]
+    sessions: usize,
+    /// Memory limit of the containers, in MiB.
+    #[arg(long, default_value_t = 64)]
+    memory_limit_mib: i64,
     /// Print one JSON object instead of the table.
     #[arg(long)]
     json: bool,
@@ -46,15 +54,16 @@ async fn main() -> Result<()> {
     let mut client = client::Client::connect(&options).await?;
     let times = rounds::measure(&mut client, &options).await?;
     let memory = memory::measure(&mut client, &options).await?;
+    let sessions = sessions::measure(&mut client, &options).await?;
     if options.json {
         println!(
             "{}",
-            serde_json::json!({ "rounds": options.rounds, "milliseconds": times, "memory": memory })
+            serde_json::json!({ "rounds": options.rounds, "milliseconds": times, "memory": memory, "sessions": sessions })
         );
         return Ok(());
     }
     println!("{:<28} {:>9} {:>9} {:>9}   ({} rounds, ms)", "step", "min", "median", "p95", options.rounds);
-    for step in &times {
+    for step in times.iter().chain(sessions.as_ref().map(|sessions| &sessions.exec)) {
         println!("{:<28} {:>9.2} {:>9.2} {:>9.2}", step.name, step.min, step.median, step.p95);
     }
     if let Some(memory) = memory {
@@ -72,6 +81,13 @@ async fn main() -> Result<()> {
             );
         }
         println!("per pod, without the daemon: {:.1} KiB", memory.per_pod_kib);
+    }
+    if let Some(sessions) = sessions {
+        println!("\nexec stdout over WebSocket: {:.0} MiB/s", sessions.throughput_mib_s);
+        println!(
+            "{} exec sessions alive at once after {:.2} s; the daemon grew by {} KiB",
+            sessions.at_once, sessions.until_all_s, sessions.growth_kib
+        );
     }
     Ok(())
 }

@@ -58,6 +58,11 @@ async fn fill(client: &mut Client, pods: usize, pairs: &mut Vec<Pair>) -> Result
     Ok(())
 }
 
+/// PSS of the processes of that name, in KiB.
+pub fn pss_kib(name: &str) -> i64 {
+    sum(name).pss_kib as i64
+}
+
 /// By the first word of the command line: the executable's own link is of no use where it was run from a mount of its
 /// own.
 fn sum(name: &str) -> Process {

@@ -72,11 +72,13 @@ async fn one_round(client: &mut Client) -> Result<[Vec<f64>; 5]> {
     Ok([vec![run], vec![start], execs, vec![end_container], vec![milliseconds(begin)]])
 }
 
-fn milliseconds(begin: Instant) -> f64 {
+/// Since then.
+pub fn milliseconds(begin: Instant) -> f64 {
     begin.elapsed().as_secs_f64() * 1000.0
 }
 
-fn step(name: &'static str, mut all: Vec<f64>) -> Step {
+/// Sorts and picks.
+pub fn step(name: &'static str, mut all: Vec<f64>) -> Step {
     all.sort_by(f64::total_cmp);
     let at = |share: f64| all[((all.len() - 1) as f64 * share).round() as usize];
     Step { name, min: all[0], median: at(0.5), p95: at(0.95) }

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use holdfast_e2e::{
-    Crictl, Scene,
+    Crictl, Scene, place,
     process::{self, Process},
     scene::BUSYBOX,
     specs::{container, pod, sleeper},
@@ -321,7 +321,7 @@ fn get(port: u16) -> Result<TcpStream> {
 
 fn body(mut stream: TcpStream) -> Result<Vec<u8>> {
     let mut answer = Vec::new();
-    stream.set_read_timeout(Some(wait::LIMIT))?;
+    stream.set_read_timeout(Some(wait::LIMIT * place::slowness()))?;
     stream.read_to_end(&mut answer)?;
     let end = answer.windows(4).position(|four| four == b"\r\n\r\n").context("no head")?;
     Ok(answer.split_off(end + 4))

@@ -136,8 +136,22 @@ pub(crate) fn outside() -> OwnedFd {
         link::set_up(&mut socket, down).unwrap();
         addr::add(&mut socket, down, ip(WORLD4), 24).unwrap();
         addr::add(&mut socket, down, ip(WORLD6), 64).unwrap();
+        [HOST4, HOST6].into_iter().for_each(await_way_to);
     });
     world
+}
+
+/// A link that is up carries packets only when the kernel's link watch has seen it, which it looks for once a second: until
+/// then they are dropped, and a connection's second try may be too early as well. A refusal says that the way is there.
+fn await_way_to(host: &str) {
+    let target = socket(ip(host), 9);
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        match TcpStream::connect_timeout(&target, Duration::from_millis(200)) {
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => return,
+            other => assert!(Instant::now() < end, "no way to {target}: {other:?}"),
+        }
+    }
 }
 
 pub(crate) const HOST4: &str = "198.51.100.1";

@@ -30,7 +30,7 @@ pub fn bench(work: &Work, args: &[String]) -> Result<()> {
     let outcome = (|| {
         loud(place.command(work, &["image", "import"]).arg(&image))?;
         let mut agent = start(work, &place)?;
-        let measured = measure(work, &place, args);
+        let measured = measure(work, &place, agent.id(), args);
         let stopped = stop(&mut agent);
         measured.and(stopped)
     })();
@@ -55,11 +55,12 @@ fn start(work: &Work, place: &Place) -> Result<Child> {
     Ok(agent)
 }
 
-fn measure(work: &Work, place: &Place, args: &[String]) -> Result<()> {
+/// In the agent's network namespace, where sessions are served on loopback.
+fn measure(work: &Work, place: &Place, agent: u32, args: &[String]) -> Result<()> {
     let endpoint = format!("unix://{}", place.socket().display());
-    let mut client =
-        command(work.release("holdfast-bench"), ["--endpoint", &endpoint, "--image", images::BENCH]);
-    loud(client.args(args))
+    let mut client = command("nsenter", ["--target", &agent.to_string(), "--net", "--"]);
+    client.args(["sh", "-c", "ip link set lo up && exec \"$@\"", "sh"]).arg(work.release("holdfast-bench"));
+    loud(client.args(["--endpoint", &endpoint, "--image", images::BENCH]).args(args))
 }
 
 /// SIGTERM: containers would go on, but the client has removed them.

@@ -1,6 +1,6 @@
 //! Attach: copies of the container's output, and its stdin.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use holdfast_pod::protocol::{Answer, Attach, Event, FdRole};
 
@@ -34,7 +34,7 @@ impl Shim {
             (None, true) if container.create.stdin_once => container.stdin.take(),
             (None, true) => container.stdin.as_ref().map(OwnedFd::try_clone).transpose().or_fail(STAGE)?,
         };
-        self.answer_with(asked, Answer::Attached, stdin.as_ref().map(AsFd::as_fd));
+        self.answer_with(asked, Answer::Attached, stdin);
         Ok(())
     }
 

@@ -171,7 +171,7 @@ impl Shim {
                     exec.deadline = None;
                 }
                 let terminal = exec.terminal.take();
-                self.answer_with(asked, Answer::ExecStarted { pid }, terminal.as_ref().map(AsFd::as_fd));
+                self.answer_with(asked, Answer::ExecStarted { pid }, terminal);
             }
         }
         self.finish_exec(serial);

@@ -10,7 +10,7 @@
 //!
 //! Every state but the last two can also go to Undoing: before Commit when the first agent's connection closes.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use holdfast_pod::channel;
@@ -34,7 +34,7 @@ mod poll;
 mod record;
 mod tree;
 
-use agents::{Agents, Asked};
+use agents::{Agents, Asked, Sent};
 use container::Container;
 use exec::Exec;
 use poll::{Poll, Token};
@@ -168,8 +168,13 @@ impl Shim {
         }
     }
 
-    /// One packet; the next ones are told of again.
+    /// What waits for room goes first. Then one packet; the next ones are told of again.
     fn agent_speaks(&mut self, agent: u32) {
+        match self.agents.flush(agent) {
+            Sent::Yes => self.watch_room(agent, false),
+            Sent::Later(_) => {}
+            Sent::Lost(agent) => return self.agent_is_gone(agent),
+        }
         let Some(fd) = self.agents.find(agent) else { return };
         match channel::recv(fd, &mut self.buffer) {
             Ok(Some((call, fds))) => self.obey(agent, call, fds),
@@ -204,15 +209,28 @@ impl Shim {
     }
 
     /// An answer that brings a descriptor.
-    fn answer_with(&mut self, asked: Asked, answer: Answer, passed: Option<BorrowedFd<'_>>) {
-        if !self.agents.answer(asked, answer, passed) {
-            self.agent_is_gone(asked.agent);
-        }
+    fn answer_with(&mut self, asked: Asked, answer: Answer, passed: Option<OwnedFd>) {
+        let sent = self.agents.answer(asked, answer, passed);
+        self.see_to(sent);
     }
 
     fn tell(&mut self, event: Event) {
-        if let Err(agent) = self.agents.tell(event) {
-            self.agent_is_gone(agent);
+        let sent = self.agents.tell(event);
+        self.see_to(sent);
+    }
+
+    fn see_to(&mut self, sent: Sent) {
+        match sent {
+            Sent::Yes => {}
+            Sent::Later(agent) => self.watch_room(agent, true),
+            Sent::Lost(agent) => self.agent_is_gone(agent),
+        }
+    }
+
+    fn watch_room(&self, agent: u32, wanted: bool) {
+        if let Some(fd) = self.agents.find(agent) {
+            // It fails only for one that is not watched, and that is on its way out.
+            let _ = self.poll.watch_room(fd, Token::Agent(agent), wanted);
         }
     }
 

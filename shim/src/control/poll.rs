@@ -73,6 +73,12 @@ impl Poll {
         epoll::add(&self.epoll, fd, EventData::new_u64(token.pack()), EventFlags::IN)
     }
 
+    /// Waits for room to write as well, or not any more.
+    pub fn watch_room(&self, fd: impl AsFd, token: Token, wanted: bool) -> Result<()> {
+        let room = if wanted { EventFlags::OUT } else { EventFlags::empty() };
+        epoll::modify(&self.epoll, fd, EventData::new_u64(token.pack()), EventFlags::IN | room)
+    }
+
     /// Waits for a change of a kernfs file.
     pub fn add_change(&self, fd: impl AsFd, token: Token) -> Result<()> {
         epoll::add(&self.epoll, fd, EventData::new_u64(token.pack()), EventFlags::PRI | EventFlags::ET)

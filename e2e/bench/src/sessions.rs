@@ -76,7 +76,7 @@ impl Session {
         }
     }
 
-    async fn to_end(&mut self) -> Result<usize> {
+    async fn until_end(&mut self) -> Result<usize> {
         let mut sum = 0;
         while let Some(count) = self.output().await? {
             sum += count;
@@ -92,15 +92,22 @@ pub async fn measure(client: &mut Client, options: &Options) -> Result<Option<Se
     }
     let (pod, config) = client.run_pod().await?;
     let container = client.start(&pod, &config).await?;
+    let measured = measure_in(client, options, &container).await;
+    client.end_container(&container).await?;
+    client.end_pod(&pod).await?;
+    measured.map(Some)
+}
+
+async fn measure_in(client: &mut Client, options: &Options, container: &str) -> Result<Sessions> {
     let mut times = Vec::new();
     for _ in 0..options.rounds {
         let begin = Instant::now();
-        Session::open(client, &container, false, "true").await?.to_end().await?;
+        Session::open(client, container, false, "true").await?.until_end().await?;
         times.push(rounds::milliseconds(begin));
     }
     let begin = Instant::now();
     let script = format!("head -c {} /dev/zero", LONG_MIB << 20);
-    let count = Session::open(client, &container, false, &script).await?.to_end().await?;
+    let count = Session::open(client, container, false, &script).await?.until_end().await?;
     ensure!(count == LONG_MIB << 20, "{count} bytes of {LONG_MIB} MiB arrived");
     let throughput_mib_s = LONG_MIB as f64 / begin.elapsed().as_secs_f64();
 
@@ -109,7 +116,7 @@ pub async fn measure(client: &mut Client, options: &Options) -> Result<Option<Se
     let begin = Instant::now();
     let mut all = Vec::new();
     for _ in 0..options.sessions {
-        all.push(Session::open(client, &container, true, "echo in; read word; echo $word").await?);
+        all.push(Session::open(client, container, true, "echo in; read word; echo $word").await?);
     }
     for session in &mut all {
         ensure!(session.output().await?.is_some(), "an exec ended before the barrier");
@@ -120,10 +127,8 @@ pub async fn measure(client: &mut Client, options: &Options) -> Result<Option<Se
         session.0.send(Message::Binary([&[STDIN], &b"out\n"[..]].concat().into())).await?;
     }
     for session in &mut all {
-        session.to_end().await?;
+        session.until_end().await?;
     }
-    client.end_container(&container).await?;
-    client.end_pod(&pod).await?;
     let exec = rounds::step("Exec(true) over WebSocket", times);
-    Ok(Some(Sessions { exec, throughput_mib_s, at_once: all.len(), until_all_s, growth_kib }))
+    Ok(Sessions { exec, throughput_mib_s, at_once: all.len(), until_all_s, growth_kib })
 }

@@ -11,6 +11,7 @@ pub mod error;
 pub mod memfd;
 pub mod mount;
 pub mod ns;
+pub mod pages;
 pub mod path;
 pub mod pidfd;
 pub mod proc;

@@ -14,7 +14,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use holdfast_pod::channel;
-use holdfast_pod::protocol::{Answer, Event, SOCKET_NAME};
+use holdfast_pod::protocol::{Answer, Event, MAX_MESSAGE, SOCKET_NAME};
+use holdfast_sys::pages::Pages;
 use holdfast_sys::{process, socket};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -72,7 +73,7 @@ struct Shim {
     signals: SignalFd,
     agents: Agents,
     /// For what comes in; pages that no message has needed cost nothing.
-    buffer: Vec<u8>,
+    buffer: Pages,
     container: Option<Container>,
     execs: Vec<Exec>,
     serial: u32,
@@ -96,7 +97,7 @@ impl Shim {
             listener,
             signals,
             agents: Agents::default(),
-            buffer: channel::buffer(),
+            buffer: Pages::new(MAX_MESSAGE),
             container: None,
             execs: Vec::new(),
             serial: 0,

@@ -1,5 +1,7 @@
 //! Cutting a stream of bytes into log lines.
 
+use holdfast_sys::pages::Pages;
+
 /// Longest content of one record in bytes; a longer line is told in pieces.
 pub const LONGEST: usize = 16 * 1024;
 
@@ -15,14 +17,13 @@ pub enum Tag {
 /// Keeps what has been read of a line whose end has not come yet.
 #[derive(Debug)]
 pub struct Lines {
-    begun: Box<[u8]>,
+    begun: Pages,
     len: usize,
 }
 
 impl Default for Lines {
     fn default() -> Self {
-        // Zeroed by the kernel: pages that no line has needed cost nothing.
-        Self { begun: vec![0; LONGEST].into_boxed_slice(), len: 0 }
+        Self { begun: Pages::new(LONGEST), len: 0 }
     }
 }
 

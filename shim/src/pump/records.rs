@@ -1,6 +1,8 @@
 //! Log records on their way to the file: a buffer that is written in pieces as large as possible, and that drops whole
 //! lines, counted, when the disk takes none.
 
+use holdfast_sys::pages::Pages;
+
 use super::clock;
 use super::lines::{LONGEST, Tag};
 
@@ -37,7 +39,7 @@ struct Line {
 /// Records that wait to be written.
 #[derive(Debug)]
 pub struct Records {
-    bytes: Box<[u8]>,
+    bytes: Pages,
     len: usize,
     /// The file ends within a record: its rest, which stands first, must be written before anything else.
     torn: usize,
@@ -47,7 +49,7 @@ pub struct Records {
 
 impl Default for Records {
     fn default() -> Self {
-        let bytes = vec![0; CAPACITY].into_boxed_slice();
+        let bytes = Pages::new(CAPACITY);
         Self { bytes, len: 0, torn: 0, lines: [Line::default(); 2], dropped: 0 }
     }
 }

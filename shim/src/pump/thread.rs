@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use holdfast_sys::pages::Pages;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
@@ -151,7 +152,7 @@ struct Source {
     stream: Stream,
     lines: Lines,
     open: bool,
-    chunk: Box<[u8]>,
+    chunk: Pages,
     /// How much of the chunk some client has not got yet.
     held: usize,
 }
@@ -172,7 +173,7 @@ impl Worker {
             stream,
             lines: Lines::default(),
             open: true,
-            chunk: vec![0; CHUNK].into_boxed_slice(),
+            chunk: Pages::new(CHUNK),
             held: 0,
         };
         let sources = match input {

@@ -82,6 +82,11 @@ impl Agents {
         self.list.last_mut().map_or(Sent::Yes, |agent| agent.send(Packet::Event(event), None))
     }
 
+    /// Something waits for room.
+    pub fn is_behind(&self, agent: u32) -> bool {
+        self.list.iter().any(|one| one.number == agent && !one.waiting.is_empty())
+    }
+
     /// Sends what waits, as far as there is room.
     pub fn flush(&mut self, number: u32) -> Sent {
         let Some(agent) = self.list.iter_mut().find(|one| one.number == number) else { return Sent::Yes };

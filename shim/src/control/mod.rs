@@ -171,10 +171,12 @@ impl Shim {
 
     /// What waits for room goes first. Then one packet; the next ones are told of again.
     fn agent_speaks(&mut self, agent: u32) {
-        match self.agents.flush(agent) {
-            Sent::Yes => self.watch_room(agent, false),
-            Sent::Later(_) => {}
-            Sent::Lost(agent) => return self.agent_is_gone(agent),
+        if self.agents.is_behind(agent) {
+            match self.agents.flush(agent) {
+                Sent::Yes => self.watch_room(agent, false),
+                Sent::Later(_) => {}
+                Sent::Lost(agent) => return self.agent_is_gone(agent),
+            }
         }
         let Some(fd) = self.agents.find(agent) else { return };
         match channel::recv(fd, &mut self.buffer) {

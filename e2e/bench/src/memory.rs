@@ -2,51 +2,33 @@
 
 use std::{collections::BTreeMap, ffi::OsStr, fs, os::unix::ffi::OsStrExt, path::Path};
 
-use anyhow::Result;
-use serde::Serialize;
+use anyhow::{Context, Result};
 
 use crate::{
     Options,
     client::{Client, Pair},
+    figure::Figure,
 };
 
-/// Processes of one name.
-#[derive(Debug, Clone, Serialize)]
-pub struct Process {
-    /// Name of the program.
-    pub name: String,
-    /// How many.
-    pub count: usize,
-    /// Sum of their PSS in KiB.
-    pub pss_kib: u64,
-}
-
-/// What was found.
-#[derive(Debug, Clone, Serialize)]
-pub struct Memory {
-    /// Pods that stood.
-    pub pods: usize,
-    /// By name.
-    pub processes: Vec<Process>,
-    /// KiB for each pod, of all but the first name (the daemon).
-    pub per_pod_kib: f64,
-}
-
 /// Makes the pods, measures, and removes them again.
-pub async fn measure(client: &mut Client, options: &Options) -> Result<Option<Memory>> {
+pub async fn measure(client: &mut Client, options: &Options) -> Result<Vec<Figure>> {
     if options.pods == 0 {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     let mut pairs = Vec::new();
     let filled = fill(client, options.pods, &mut pairs).await;
-    let processes: Vec<Process> = options.processes.iter().map(|name| sum(name)).collect();
+    let daemon = daemon_kib(options);
+    let helpers: u64 = options.processes.iter().skip(1).map(|name| pss_kib(name)).sum();
     for pair in &pairs {
         client.end_container(&pair.container).await?;
         client.end_pod(&pair.pod).await?;
     }
     filled?;
-    let helpers: u64 = processes.iter().skip(1).map(|process| process.pss_kib).sum();
-    Ok(Some(Memory { pods: options.pods, per_pod_kib: helpers as f64 / options.pods as f64, processes }))
+    let pods = options.pods;
+    Ok(vec![
+        Figure::single("helpers of one pod, PSS", "KiB", helpers as f64 / pods as f64),
+        Figure::single(format!("daemon with {pods} pods, PSS"), "KiB", daemon? as f64),
+    ])
 }
 
 async fn fill(client: &mut Client, pods: usize, pairs: &mut Vec<Pair>) -> Result<()> {
@@ -58,28 +40,26 @@ async fn fill(client: &mut Client, pods: usize, pairs: &mut Vec<Pair>) -> Result
     Ok(())
 }
 
-/// PSS of the processes of that name, in KiB.
-pub fn pss_kib(name: &str) -> i64 {
-    sum(name).pss_kib as i64
+/// PSS of the daemon, in KiB.
+pub fn daemon_kib(options: &Options) -> Result<u64> {
+    Ok(pss_kib(options.processes.first().context("--processes names no daemon")?))
 }
 
-/// By the first word of the command line: the executable's own link is of no use where it was run from a mount of its
-/// own.
-fn sum(name: &str) -> Process {
-    let mut process = Process { name: name.to_owned(), count: 0, pss_kib: 0 };
+/// PSS of the processes of that name, in KiB. By the first word of the command line: the executable's own link is of no
+/// use where it was run from a mount of its own.
+fn pss_kib(name: &str) -> u64 {
+    let mut sum = 0;
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let path = entry.path();
         let line = fs::read(path.join("cmdline")).unwrap_or_default();
         let first = line.split(|byte| *byte == 0).next().unwrap_or_default();
-        if Path::new(OsStr::from_bytes(first)).file_name().is_none_or(|file| file != name) {
-            continue;
-        }
-        if let Some(pss) = fs::read_to_string(path.join("smaps_rollup")).ok().and_then(|text| pss_of(&text)) {
-            process.count += 1;
-            process.pss_kib += pss;
+        if Path::new(OsStr::from_bytes(first)).file_name().is_some_and(|file| file == name) {
+            // A process that has just ended has none.
+            let text = fs::read_to_string(path.join("smaps_rollup")).unwrap_or_default();
+            sum += pss_of(&text).unwrap_or(0);
         }
     }
-    process
+    sum
 }
 
 fn pss_of(text: &str) -> Option<u64> {

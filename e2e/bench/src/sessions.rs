@@ -1,77 +1,76 @@
-//! Exec sessions over WebSocket: latency, throughput, and many at once that are all alive at one barrier.
+//! Exec sessions: latency, throughput in both directions, and many at once that are all alive at one barrier.
 
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
-use futures_util::{SinkExt, StreamExt};
-use serde::Serialize;
+use anyhow::{Context, Result, ensure};
 use tokio::net::TcpStream;
-use tokio_tungstenite::{
-    WebSocketStream, client_async,
-    tungstenite::{Message, client::IntoClientRequest, http::HeaderValue},
-};
 
 use crate::{
     Options,
     client::Client,
+    figure::{Figure, milliseconds},
     memory,
-    rounds::{self, Step},
+    spdy::Spdy,
+    websocket::WebSocket,
 };
 
-const PROTOCOL: &str = "v5.channel.k8s.io";
-/// Channels of the protocol.
-const STDIN: u8 = 0;
-const STDOUT: u8 = 1;
-const ERROR: u8 = 3;
-/// Length of the long stream.
-const LONG_MIB: usize = 256;
+/// Bytes of one message to standard input.
+const CHUNK: usize = 32 * 1024;
 
-/// What was measured.
-#[derive(Debug, Serialize)]
-pub struct Sessions {
-    /// An exec of `true`, from the call to its status.
-    pub exec: Step,
-    /// Of standard output, in MiB each second.
-    pub throughput_mib_s: f64,
-    /// How many were alive at once.
-    pub at_once: usize,
-    /// From the first call until all were alive, in seconds.
-    pub until_all_s: f64,
-    /// Proportional set size of the daemon by then, beyond what it had before, in KiB.
-    pub growth_kib: i64,
+/// What a session is spoken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Transport {
+    /// SPDY/3.1, v4.channel.k8s.io: what the kubelet speaks to a runtime.
+    Spdy,
+    /// WebSocket, v5.channel.k8s.io.
+    Websocket,
+}
+
+/// What came from the server.
+#[derive(Debug)]
+pub enum Came {
+    /// So many bytes of standard output.
+    Output(usize),
+    /// The status, as JSON text.
+    Status(String),
 }
 
 /// One exec.
-struct Session(WebSocketStream<TcpStream>);
+enum Session {
+    Spdy(Box<Spdy>),
+    WebSocket(Box<WebSocket>),
+}
 
 impl Session {
-    async fn open(client: &mut Client, container: &str, stdin: bool, script: &str) -> Result<Self> {
-        let url = client.exec_url(container, stdin, &["sh", "-c", script]).await?;
-        let url = url.replacen("http://", "ws://", 1);
-        let mut request = url.as_str().into_client_request().context("a URL that is none")?;
-        request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static(PROTOCOL));
-        let address = request.uri().authority().context("a URL without address")?.to_string();
-        let stream = TcpStream::connect(&address).await.with_context(|| format!("connect to {address}"))?;
+    async fn open(
+        client: &mut Client,
+        transport: Transport,
+        container: &str,
+        stdin: bool,
+        command: &[&str],
+    ) -> Result<Self> {
+        let url = client.exec_url(container, stdin, command).await?;
+        let rest = url.strip_prefix("http://").with_context(|| format!("{url} is no http URL"))?;
+        let address = rest.split('/').next().unwrap_or_default();
+        let stream = TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
         stream.set_nodelay(true)?;
-        let (socket, _) = client_async(request, stream).await.context("upgrade to WebSocket")?;
-        Ok(Self(socket))
+        Ok(match transport {
+            Transport::Spdy => Self::Spdy(Box::new(Spdy::open(stream, rest, stdin).await?)),
+            Transport::Websocket => Self::WebSocket(Box::new(WebSocket::open(stream, rest).await?)),
+        })
     }
 
     /// The next bytes of standard output; `None`: over, with success.
     async fn output(&mut self) -> Result<Option<usize>> {
-        loop {
-            match self.0.next().await.context("the session broke off")?? {
-                Message::Binary(bytes) => match bytes.first() {
-                    Some(&STDOUT) if bytes.len() > 1 => return Ok(Some(bytes.len() - 1)),
-                    Some(&ERROR) if bytes.len() > 1 => {
-                        let status = String::from_utf8_lossy(&bytes[1..]).into_owned();
-                        ensure!(status.contains("\"Success\""), "{status}");
-                        return Ok(None);
-                    }
-                    _ => {}
-                },
-                Message::Close(_) => bail!("closed without a status"),
-                _ => {}
+        let came = match self {
+            Self::Spdy(session) => session.next().await,
+            Self::WebSocket(session) => session.next().await,
+        };
+        match came? {
+            Came::Output(count) => Ok(Some(count)),
+            Came::Status(status) => {
+                ensure!(status.contains("\"Success\""), "{status}");
+                Ok(None)
             }
         }
     }
@@ -83,52 +82,127 @@ impl Session {
         }
         Ok(sum)
     }
+
+    async fn input(&mut self, bytes: &[u8]) -> Result<()> {
+        match self {
+            Self::Spdy(session) => session.input(bytes).await,
+            Self::WebSocket(session) => session.input(bytes).await,
+        }
+    }
+
+    async fn finish_input(&mut self) -> Result<()> {
+        match self {
+            Self::Spdy(session) => session.finish_input().await,
+            Self::WebSocket(session) => session.finish_input().await,
+        }
+    }
 }
 
-/// `None` if it was not asked for.
-pub async fn measure(client: &mut Client, options: &Options) -> Result<Option<Sessions>> {
-    if options.sessions == 0 {
-        return Ok(None);
+/// All that was asked for, in one container.
+pub async fn measure(client: &mut Client, options: &Options) -> Result<Vec<Figure>> {
+    if options.transports.is_empty() {
+        return Ok(Vec::new());
     }
     let (pod, config) = client.run_pod().await?;
     let container = client.start(&pod, &config).await?;
     let measured = measure_in(client, options, &container).await;
     client.end_container(&container).await?;
     client.end_pod(&pod).await?;
-    measured.map(Some)
+    measured
 }
 
-async fn measure_in(client: &mut Client, options: &Options, container: &str) -> Result<Sessions> {
+async fn measure_in(client: &mut Client, options: &Options, container: &str) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    for &transport in &options.transports {
+        let name = match transport {
+            Transport::Spdy => "SPDY",
+            Transport::Websocket => "WebSocket",
+        };
+        figures.extend(latency(client, options, transport, container, name).await?);
+        if options.stream_mib > 0 {
+            let rate = stdout(client, options, transport, container).await?;
+            figures.push(Figure::single(format!("exec stdout over {name}"), "MiB/s", rate));
+            let rate = stdin(client, options, transport, container).await?;
+            figures.push(Figure::single(format!("exec stdin over {name}"), "MiB/s", rate));
+        }
+    }
+    if let (Some(&first), true) = (options.transports.first(), options.sessions > 0) {
+        figures.extend(at_once(client, options, first, container).await?);
+    }
+    Ok(figures)
+}
+
+async fn latency(
+    client: &mut Client,
+    options: &Options,
+    transport: Transport,
+    container: &str,
+    name: &str,
+) -> Result<Option<Figure>> {
     let mut times = Vec::new();
     for _ in 0..options.rounds {
         let begin = Instant::now();
-        Session::open(client, container, false, "true").await?.until_end().await?;
-        times.push(rounds::milliseconds(begin));
+        Session::open(client, transport, container, false, &["true"]).await?.until_end().await?;
+        times.push(milliseconds(begin));
     }
-    let begin = Instant::now();
-    let script = format!("head -c {} /dev/zero", LONG_MIB << 20);
-    let count = Session::open(client, container, false, &script).await?.until_end().await?;
-    ensure!(count == LONG_MIB << 20, "{count} bytes of {LONG_MIB} MiB arrived");
-    let throughput_mib_s = LONG_MIB as f64 / begin.elapsed().as_secs_f64();
+    Ok(Figure::step(format!("exec of true over {name}"), times))
+}
 
-    let daemon = options.processes.first().context("--processes names no daemon")?;
-    let before = memory::pss_kib(daemon);
+async fn stdout(
+    client: &mut Client,
+    options: &Options,
+    transport: Transport,
+    container: &str,
+) -> Result<f64> {
+    let wanted = options.stream_mib << 20;
     let begin = Instant::now();
+    let command = ["head", "-c", &wanted.to_string(), "/dev/zero"];
+    let count = Session::open(client, transport, container, false, &command).await?.until_end().await?;
+    ensure!(count == wanted, "{count} bytes of {wanted} arrived");
+    Ok(options.stream_mib as f64 / begin.elapsed().as_secs_f64())
+}
+
+async fn stdin(client: &mut Client, options: &Options, transport: Transport, container: &str) -> Result<f64> {
+    let begin = Instant::now();
+    let command = ["sh", "-c", "cat > /dev/null"];
+    let mut session = Session::open(client, transport, container, true, &command).await?;
+    let chunk = vec![0; CHUNK];
+    for _ in 0..(options.stream_mib << 20) / CHUNK {
+        session.input(&chunk).await?;
+    }
+    session.finish_input().await?;
+    // It has read all when it ends.
+    session.until_end().await?;
+    Ok(options.stream_mib as f64 / begin.elapsed().as_secs_f64())
+}
+
+async fn at_once(
+    client: &mut Client,
+    options: &Options,
+    transport: Transport,
+    container: &str,
+) -> Result<[Figure; 2]> {
+    let before = memory::daemon_kib(options)?;
+    let begin = Instant::now();
+    let command = ["sh", "-c", "echo in; read word; echo $word"];
     let mut all = Vec::new();
     for _ in 0..options.sessions {
-        all.push(Session::open(client, container, true, "echo in; read word; echo $word").await?);
+        all.push(Session::open(client, transport, container, true, &command).await?);
     }
     for session in &mut all {
         ensure!(session.output().await?.is_some(), "an exec ended before the barrier");
     }
-    let until_all_s = begin.elapsed().as_secs_f64();
-    let growth_kib = memory::pss_kib(daemon) - before;
+    let seconds = begin.elapsed().as_secs_f64();
+    let growth = memory::daemon_kib(options)? as f64 - before as f64;
     for session in &mut all {
-        session.0.send(Message::Binary([&[STDIN], &b"out\n"[..]].concat().into())).await?;
+        session.input(b"out\n").await?;
     }
     for session in &mut all {
         session.until_end().await?;
     }
-    let exec = rounds::step("Exec(true) over WebSocket", times);
-    Ok(Sessions { exec, throughput_mib_s, at_once: all.len(), until_all_s, growth_kib })
+    let count = options.sessions;
+    Ok([
+        Figure::single(format!("{count} execs alive at once, after"), "s", seconds),
+        Figure::single(format!("daemon's growth by {count} execs, PSS"), "KiB", growth),
+    ])
 }

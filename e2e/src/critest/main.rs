@@ -12,6 +12,7 @@ mod inside;
 mod interrupt;
 mod progress;
 mod report;
+mod whole;
 
 use std::{
     fs,
@@ -65,7 +66,10 @@ fn critest(args: &[String]) -> Result<bool> {
     swept.and(removed)?;
 
     let report = logs.join(inside::REPORT);
-    let report = if report.is_file() { Report::read(&report, success)? } else { Report::none(success) };
+    let mut report = if report.is_file() { Report::read(&report, success)? } else { Report::none(success) };
+    if let Some(wanted) = whole::expected(args, whole::has_apparmor()) {
+        report.expect(wanted);
+    }
     report.print();
     println!("    critest's log: {}", logs.join(inside::LOG).display());
     println!("    agent's log:   {}", logs.join(inside::AGENT_LOG).display());

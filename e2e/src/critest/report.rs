@@ -51,6 +51,14 @@ impl Report {
         Self { failed, success, ..Self::default() }
     }
 
+    /// Counts it as a failure if other than `wanted` specs have passed: critest skips in silence.
+    pub fn expect(&mut self, wanted: usize) {
+        if self.passed != wanted && self.failed.is_empty() {
+            let problem = format!("{wanted} specs have to pass on this machine, but {} did", self.passed);
+            self.failed.push(("the whole run".to_owned(), problem));
+        }
+    }
+
     /// Whether nothing failed.
     pub fn success(&self) -> bool {
         self.success && self.failed.is_empty()
@@ -155,6 +163,17 @@ mod tests {
         assert_eq!(report.skipped[NOT_CHOSEN], ["[k8s.io] Things c"]);
         assert_eq!(report.failed[0], ("[k8s.io] Things d".to_owned(), "failed: expected\nthis".to_owned()));
         assert!(!report.success());
+    }
+
+    #[test]
+    fn a_whole_run_has_a_number_of_passed_specs() {
+        let specs = [spec("It", "a", "passed", ""), spec("It", "b", "skipped", "no such feature")];
+        let mut report = report(&specs, true);
+        report.expect(1);
+        assert!(report.success());
+        report.expect(2);
+        assert_eq!(report.counts(), "1 passed, 1 failed, 1 skipped");
+        assert!(!report.success() && report.failed[0].1.starts_with("2 specs have to pass"));
     }
 
     #[test]

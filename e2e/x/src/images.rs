@@ -19,6 +19,8 @@ use crate::{
 pub const GREETER: &str = "holdfast.local/greeter:1";
 /// The benchmark's image.
 pub const BENCH: &str = "holdfast.local/busybox:1";
+/// The pause image.
+pub const PAUSE: &str = "registry.k8s.io/pause:3.10";
 /// Raised when what follows changes: an old layout is then built anew.
 const GENERATION: &str = "7";
 
@@ -38,6 +40,15 @@ pub fn bench(work: &Work) -> Result<PathBuf> {
     let archive = work.cache.join("bench-image.tar");
     let image = Image::new(json!({"Cmd": ["sh"], "Env": [PATH]}), [busybox_layer(&busybox)?]);
     write_archive(work, "bench-image", BENCH, &image, &archive)?;
+    Ok(archive)
+}
+
+/// Builds the pause image as an archive, for a runtime that needs one.
+pub fn pause(work: &Work) -> Result<PathBuf> {
+    let archive = work.cache.join("pause-image.tar");
+    let layer = program_layer(&static_c(work, "pause")?, "pause")?;
+    let image = Image::new(json!({"Entrypoint": ["/pause"], "User": "65535:65535"}), [layer]);
+    write_archive(work, "pause-image", PAUSE, &image, &archive)?;
     Ok(archive)
 }
 

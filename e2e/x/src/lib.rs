@@ -1,5 +1,5 @@
 //! What `cargo x` does: prepares a machine, builds the programs and the test images, runs the demo, the tests, critest,
-//! the virtual machine and the benchmark. It knows the programs only as files and names none of their crates.
+//! the virtual machine, the fuzz targets and the benchmark. It knows the programs only as files and names none of their crates.
 
 pub mod apt;
 pub mod bench;
@@ -7,6 +7,7 @@ pub mod build;
 pub mod check;
 pub mod critest;
 pub mod demo;
+pub mod fuzz;
 pub mod host;
 pub mod images;
 pub mod oci;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use holdfast_x::{bench, check, critest, demo, summary::Counts, test, vm, work::Work};
+use holdfast_x::{bench, check, critest, demo, fuzz, summary::Counts, test, vm, work::Work};
 
 /// The developer command of Holdfast.
 #[derive(Debug, Parser)]
@@ -27,16 +27,23 @@ enum Task {
     },
     /// Only what the tests need: packages, tools, images.
     Prepare,
-    /// Run the end-to-end tests in a virtual machine: Debian trixie, systemd, cgroup v2.
+    /// Run the end-to-end tests and critest in a virtual machine: Debian trixie,
+    /// systemd, cgroup v2, AppArmor.
+    #[command(verbatim_doc_comment)]
     Vm {
-        /// Only tests whose name contains this.
+        /// Only tests whose name contains this, and no critest.
         filter: Option<String>,
-        /// Boot, show what the machine is, and power off.
-        #[arg(long)]
-        boot_only: bool,
+        /// Only this part.
+        #[arg(long, value_enum)]
+        only: Option<vm::Part>,
     },
-    /// Measure latencies and memory against an agent of its own.
+    /// Measure latencies, memory and exec streams, against an agent of its own and
+    /// against containerd, which is built from its Go module.
+    #[command(verbatim_doc_comment)]
     Bench {
+        /// Leave containerd out; needs no Go.
+        #[arg(long)]
+        alone: bool,
         /// Arguments of the benchmark client.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
@@ -60,6 +67,14 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Run the fuzz targets, each for a while; installs cargo-fuzz in the target directory.
+    Fuzz {
+        /// Only this one.
+        target: Option<String>,
+        /// For each target.
+        #[arg(long, default_value_t = 600)]
+        seconds: u32,
+    },
     /// Format, lints, licences.
     Check,
 }
@@ -78,14 +93,13 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
     let work = Work::find()?;
     match task {
         Task::Demo => demo::demo(&work)?,
-        Task::Bench { args } => bench::bench(&work, &args)?,
+        Task::Bench { alone, args } => bench::bench(&work, &bench::Options { alone, args })?,
         Task::Critest { args } => match critest::critest(&work, &args)? {},
         Task::Prepare => test::prepare(&work)?,
+        Task::Fuzz { target, seconds } => fuzz::fuzz(&work, &fuzz::Options { target, seconds })?,
         Task::Check => check::check(&work)?,
         Task::Test { filter, e2e } => return Ok(verdict(test::test(&work, &test::Options { filter, e2e })?)),
-        Task::Vm { filter, boot_only } => {
-            return Ok(verdict(vm::vm(&work, &vm::Options { filter, boot_only })?));
-        }
+        Task::Vm { filter, only } => return Ok(verdict(vm::vm(&work, &vm::Options { filter, only })?)),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -2,6 +2,8 @@
 //! this machine; and their end.
 
 use std::{
+    env,
+    ffi::OsString,
     fs,
     path::{Path, PathBuf},
     process::{self, Command},
@@ -22,13 +24,33 @@ pub struct Place {
 impl Place {
     /// Makes the directories and the configuration. `name` is a short word.
     pub fn make(work: &Work, name: &str) -> Result<Self> {
+        let place = Self::bare(work, name)?;
+        fs::write(place.config(), place.text()).context("write a configuration")?;
+        Ok(place)
+    }
+
+    /// Makes the directories.
+    pub fn bare(work: &Work, name: &str) -> Result<Self> {
         let root = work.dir(&format!("{name}-{}", process::id()))?;
         // Sockets have short names: not under a target directory that may lie deep.
         let state = PathBuf::from(format!("/run/holdfast-{name}-{}", process::id()));
         fs::create_dir_all(&state).with_context(|| format!("make {}", state.display()))?;
-        let place = Self { root, state, cgroup: format!("holdfast{name}") };
-        fs::write(place.config(), place.text()).context("write a configuration")?;
-        Ok(place)
+        Ok(Self { root, state, cgroup: format!("holdfast{name}") })
+    }
+
+    /// For what is large.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// For sockets and state.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// The pods' parent cgroup, in the words of the driver that fits this machine.
+    pub fn cgroup_parent(&self) -> String {
+        if has_systemd() { format!("{}.slice", self.cgroup) } else { format!("/{}", self.cgroup) }
     }
 
     /// The configuration file.
@@ -70,16 +92,28 @@ impl Place {
     }
 
     fn text(&self) -> String {
-        let systemd = Path::new("/run/systemd/system").exists();
-        let parent = if systemd { format!("{}.slice", self.cgroup) } else { format!("/{}", self.cgroup) };
         format!(
             "root = \"{}\"\nstate = \"{state}\"\nlisten = \"unix://{socket}\"\nlog_level = \"warn\"\n\
-             default_cgroup_parent = \"{parent}\"\n\
+             default_cgroup_parent = \"{}\"\n\
              [network.cni]\nconf_dir = \"{state}/no-cni\"\n\
              [network.embedded]\nbridge = \"hfx0\"\nsubnets = [\"10.213.7.0/24\", \"fd68:6f6c:6407::/64\"]\n",
             self.root.join("data").display(),
+            self.cgroup_parent(),
             state = self.state.display(),
             socket = self.socket().display(),
         )
     }
+}
+
+/// Whether systemd is this machine's first process, and cgroups are its.
+pub fn has_systemd() -> bool {
+    Path::new("/run/systemd/system").exists()
+}
+
+/// The PATH of a program that looks for others in `dir`.
+pub fn path_with(dir: &Path) -> OsString {
+    let mut path = dir.as_os_str().to_owned();
+    path.push(":");
+    path.push(env::var_os("PATH").unwrap_or_default());
+    path
 }

@@ -30,6 +30,26 @@ impl fmt::Display for Counts {
     }
 }
 
+impl Counts {
+    /// From a text that ends with a line as it is displayed; without one, or without `success`, something has failed.
+    pub fn of_last_line(text: &str, success: bool) -> Self {
+        let words: Vec<&str> = text.trim_end().lines().last().unwrap_or_default().split(' ').collect();
+        let number = |text: &str| text.parse().ok();
+        let mut counts = match words.as_slice() {
+            [passed, "passed,", failed, "failed,", skipped, "skipped"] => number(passed)
+                .zip(number(failed))
+                .zip(number(skipped))
+                .map(|((passed, failed), skipped)| Self { passed, failed, skipped }),
+            _ => None,
+        }
+        .unwrap_or(Self { failed: 1, ..Self::default() });
+        if !success && counts.failed == 0 {
+            counts.failed = 1;
+        }
+        counts
+    }
+}
+
 /// Reads the output of one executable, line by line.
 #[derive(Debug, Default)]
 pub struct Reader {
@@ -126,6 +146,16 @@ mod tests {
         assert_eq!(count("test a ... ", true).0.failed, 1);
         let text = "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out";
         assert_eq!(count(text, false).0, Counts { passed: 1, failed: 2, skipped: 0 });
+    }
+
+    #[test]
+    fn a_last_line_is_read_as_it_is_written() {
+        let counts = Counts { passed: 108, failed: 0, skipped: 14 };
+        assert_eq!(Counts::of_last_line(&format!("1 passed\n{counts}\n"), true), counts);
+        assert_eq!(Counts::of_last_line(&counts.to_string(), false).failed, 1);
+        for nothing in ["", "killed", "a passed, b failed, c skipped"] {
+            assert_eq!(Counts::of_last_line(nothing, true), Counts { passed: 0, failed: 1, skipped: 0 });
+        }
     }
 
     #[test]

@@ -20,14 +20,22 @@ const CRI_API: &str = "v0.37.2";
 
 /// Makes all tools that the tests name.
 pub fn prepare(work: &Work) -> Result<()> {
-    fs::create_dir_all(work.tools()).context("make the tools' directory")?;
-    for package in ["docker-registry", "containernetworking-plugins"] {
-        let dir = work.tools().join(package);
-        once(&work.tools().join(format!("{package}.stamp")), "1", || {
-            step(&format!("unpacking {package}"), || apt::unpack(work, package, &dir))
-        })?;
-    }
+    unpacked(work, "docker-registry")?;
+    cni(work)?;
     crictl(work)
+}
+
+/// Unpacks the CNI plugins.
+pub fn cni(work: &Work) -> Result<()> {
+    unpacked(work, "containernetworking-plugins")
+}
+
+/// A Debian package in a folder of its own name: installed, it would start services.
+fn unpacked(work: &Work, package: &str) -> Result<()> {
+    let dir = work.dir("tools")?.join(package);
+    once(&work.tools().join(format!("{package}.stamp")), "1", || {
+        step(&format!("unpacking {package}"), || apt::unpack(work, package, &dir))
+    })
 }
 
 /// The registry of Debian's package.
@@ -89,7 +97,7 @@ pub fn go<'a>(module: &Path, args: impl IntoIterator<Item = &'a str>) -> Command
 }
 
 /// Downloads a Go module and returns its folder.
-fn go_module(work: &Work, name: &str, version: &str) -> Result<PathBuf> {
+pub fn go_module(work: &Work, name: &str, version: &str) -> Result<PathBuf> {
     let mut download = command(go_program(), ["mod", "download", "-json", &format!("{name}@{version}")]);
     // Away from the repository: this is no part of a module.
     let text = output(download.current_dir(&work.cache))?;

@@ -7,7 +7,7 @@ mod build;
 mod images;
 mod nginx;
 
-use std::{convert::Infallible, env, os::unix::process::CommandExt};
+use std::{convert::Infallible, env, os::unix::process::CommandExt, path::PathBuf};
 
 use anyhow::{Error, Result};
 
@@ -27,21 +27,27 @@ pub fn critest(work: &Work, args: &[String]) -> Result<Infallible> {
     host::check(host::TESTS, &apt::missing(&packages))?;
     apt::install(work, &packages)?;
     tools::prepare(work)?;
-    let digest = images::prepare(work)?;
-    build::critest(work, &digest)?;
+    let runner = prepare(work)?;
     // For somebody who tests programs that are built already, as the end-to-end tests read it.
     let given = env::var_os("HOLDFAST_E2E_BIN");
     if given.is_none() {
         programs::programs(work)?;
     }
-    step("building what runs critest", || {
-        programs::cargo(work, &["build", "--quiet", "-p", "holdfast-e2e", "--bin", "holdfast-critest"])
-    })?;
-    let mut run = command(work.target.join("debug/holdfast-critest"), args);
+    let mut run = command(runner, args);
     test::environment(&mut run, work);
     if let Some(programs) = given {
         run.env("HOLDFAST_E2E_BIN", programs);
     }
     let error = run.exec();
     Err(Error::new(error).context(format!("run {}", shown(&run))))
+}
+
+/// Builds critest, its images and what runs it, and returns the last.
+pub fn prepare(work: &Work) -> Result<PathBuf> {
+    let digest = images::prepare(work)?;
+    build::critest(work, &digest)?;
+    step("building what runs critest", || {
+        programs::cargo(work, &["build", "--quiet", "-p", "holdfast-e2e", "--bin", "holdfast-critest"])
+    })?;
+    Ok(work.target.join("debug/holdfast-critest"))
 }

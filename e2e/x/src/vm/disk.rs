@@ -8,21 +8,35 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::Options;
 use crate::{
     run::{command, quiet},
     test::Executable,
     work::Work,
 };
 
+/// critest's name among the results.
+pub const CRITEST: &str = "critest";
+
+/// What the machine shall run.
+#[derive(Debug, Default)]
+pub struct Load {
+    /// Test executables.
+    pub executables: Vec<Executable>,
+    /// Of their tests, only those whose name contains this.
+    pub filter: Option<String>,
+    /// The program that runs critest.
+    pub critest: Option<PathBuf>,
+}
+
+impl Load {
+    /// Nothing but to look.
+    pub fn is_empty(&self) -> bool {
+        self.executables.is_empty() && self.critest.is_none()
+    }
+}
+
 /// Fills a new disk and returns its path.
-pub fn payload(
-    work: &Work,
-    dir: &Path,
-    executables: &[Executable],
-    options: &Options,
-    slowness: u32,
-) -> Result<PathBuf> {
+pub fn payload(work: &Work, dir: &Path, load: &Load, slowness: u32) -> Result<PathBuf> {
     let tree = dir.join("payload");
     if tree.exists() {
         fs::remove_dir_all(&tree).context("remove the old payload")?;
@@ -31,29 +45,31 @@ pub fn payload(
         fs::create_dir_all(tree.join(part)).with_context(|| format!("make {part}"))?;
     }
     let log = work.dir("logs")?.join("payload.log");
-    if !executables.is_empty() {
+    let copy = |from: &Path, to: PathBuf| {
+        fs::copy(from, to).map(drop).with_context(|| format!("copy {}", from.display()))
+    };
+    if !load.is_empty() {
         for program in ["holdfast", "holdfast-pod", "holdfast-shim"] {
-            let from = work.release(program);
-            fs::copy(&from, tree.join("bin").join(program))
-                .with_context(|| format!("copy {}", from.display()))?;
+            copy(&work.release(program), tree.join("bin").join(program))?;
         }
         for part in parts(work)? {
             quiet(command("cp", ["-a"]).arg(&part).arg(tree.join("cache")), &log)?;
         }
     }
-    for (number, executable) in executables.iter().enumerate() {
-        let to = tree.join("tests").join(test_name(number, executable));
-        fs::copy(&executable.path, &to).with_context(|| format!("copy {}", executable.path.display()))?;
+    for (number, executable) in load.executables.iter().enumerate() {
+        copy(&executable.path, tree.join("tests").join(test_name(number, executable)))?;
     }
-    if !executables.is_empty() {
+    if !load.executables.is_empty() {
         let source = work.repo.join("agent/spec/tests/seccomp_probe.c");
         quiet(
             command("cc", ["-O1", "-static", "-o"]).arg(tree.join("tests/seccomp_probe")).arg(source),
             &log,
         )?;
     }
-    let script = script(executables, options, slowness);
-    fs::write(tree.join("run.sh"), script).context("write run.sh")?;
+    if let Some(critest) = &load.critest {
+        copy(critest, tree.join("tests").join(CRITEST))?;
+    }
+    fs::write(tree.join("run.sh"), script(load, slowness)).context("write run.sh")?;
     let disk = dir.join("payload.ext4");
     let _ = fs::remove_file(&disk);
     quiet(
@@ -64,12 +80,14 @@ pub fn payload(
     Ok(disk)
 }
 
-/// What of the cache the tests use: tools, images, and a filled registry if there is one.
+/// What of the cache the tests use: tools, images, and a filled registry if there is one. The peers of the benchmark are
+/// no part of it.
 fn parts(work: &Work) -> Result<Vec<PathBuf>> {
-    let mut parts = vec![work.tools(), work.images()];
+    let mut parts = vec![work.tools()];
     for entry in fs::read_dir(&work.cache).context("list the cache")?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with("registry-") && !name.contains(".tmp") {
+        let images = ["images", "critest-images"].contains(&name.as_str());
+        if images || (name.starts_with("registry-") && !name.contains(".tmp")) {
             parts.push(entry.path());
         }
     }
@@ -81,28 +99,35 @@ fn test_name(number: usize, executable: &Executable) -> String {
     format!("{number:02}-{package}")
 }
 
-fn script(executables: &[Executable], options: &Options, slowness: u32) -> String {
+fn script(load: &Load, slowness: u32) -> String {
     let mut text = String::from(
         "set -u\nexport PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root RUST_BACKTRACE=0\n\
          export HOLDFAST_E2E_BIN=/e2e/bin HOLDFAST_E2E_CACHE=/e2e/cache HOLDFAST_SECCOMP_PROBE=/e2e/tests/seccomp_probe\n\
+         mkswap -q /swapfile && swapon /swapfile\n\
          { uname -sr; . /etc/os-release; echo \"$PRETTY_NAME\"; systemctl --version | head -n 1\n\
          echo \"cgroups: $(stat -fc %T /sys/fs/cgroup): $(cat /sys/fs/cgroup/cgroup.controllers)\"\n\
-         echo \"AppArmor: $(cat /sys/module/apparmor/parameters/enabled)\"\n\
+         echo \"security modules: $(cat /sys/kernel/security/lsm)\"\n\
+         echo \"swap: $(awk '/SwapTotal/ { print $2, $3 }' /proc/meminfo)\"\n\
+         echo \"huge pages: $(awk '/HugePages_Total/ { print $2 }' /proc/meminfo)\"\n\
          echo \"capabilities: $(grep CapEff /proc/self/status)\"; } > /e2e/results/machine.txt\n\
          cat /e2e/results/machine.txt\n",
     );
     let _ = writeln!(text, "export HOLDFAST_E2E_SLOWNESS={slowness}");
     let filter =
-        options.filter.as_deref().map(|filter| format!("'{}'", filter.replace('\'', ""))).unwrap_or_default();
-    for (number, executable) in executables.iter().enumerate() {
-        let name = test_name(number, executable);
-        let threads = if executable.end_to_end { "--test-threads=1" } else { "" };
+        load.filter.as_deref().map(|filter| format!("'{}'", filter.replace('\'', ""))).unwrap_or_default();
+    let mut run = |name: &str, args: &str| {
         let _ = writeln!(
             text,
             "echo '==> {name}'; cd /e2e/tests\n\
-             {{ ./{name} {filter} --show-output {threads}; echo $? > /e2e/results/{name}.status; }} 2>&1 \
-             | tee /e2e/results/{name}.log"
+             {{ ./{name} {args}; echo $? > /e2e/results/{name}.status; }} 2>&1 | tee /e2e/results/{name}.log"
         );
+    };
+    for (number, executable) in load.executables.iter().enumerate() {
+        let threads = if executable.end_to_end { "--test-threads=1" } else { "" };
+        run(&test_name(number, executable), &format!("{filter} --show-output {threads}"));
+    }
+    if load.critest.is_some() {
+        run(CRITEST, "");
     }
     text.push_str(
         "journalctl -b --no-pager > /e2e/results/journal.txt 2>&1\ncp -r /e2e/cache/logs /e2e/results/\n\
@@ -112,15 +137,18 @@ fn script(executables: &[Executable], options: &Options, slowness: u32) -> Strin
 }
 
 /// Reads the results out of the disk, without a mount.
-pub fn results(dir: &Path, disk: &Path) -> Result<PathBuf> {
-    let results = dir.join("results");
-    if results.exists() {
-        fs::remove_dir_all(&results).context("remove the old results")?;
+pub fn results(dir: &Path, disk: &Path, name: &str) -> Result<PathBuf> {
+    let (dumped, results) = (dir.join("results"), dir.join(format!("results-{name}")));
+    for old in [&dumped, &results] {
+        if old.exists() {
+            fs::remove_dir_all(old).context("remove the old results")?;
+        }
     }
     let request = format!("rdump /results {}", dir.display());
     // The machine was switched off with the disk mounted: its journal is replayed first.
     let log = dir.join("e2fsck.log");
     let _ = quiet(command("e2fsck", ["-f", "-y"]).arg(disk), &log);
     quiet(command("debugfs", ["-R", &request]).arg(disk), &dir.join("debugfs.log"))?;
+    fs::rename(&dumped, &results).context("name the results")?;
     Ok(results)
 }

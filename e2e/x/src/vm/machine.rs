@@ -85,9 +85,10 @@ pub fn run(
     system: &System,
     payload: &Path,
     accelerator: Accelerator,
+    kernel: &str,
     limit: Duration,
 ) -> Result<()> {
-    let mut command = qemu(system, accelerator, "quiet");
+    let mut command = qemu(system, accelerator, &format!("quiet {kernel}"));
     for (disk, snapshot) in [(system.disk.as_path(), "on"), (payload, "off")] {
         let drive = format!("file={},format=raw,if=virtio,cache=unsafe,snapshot={snapshot}", disk.display());
         command.arg("-drive").arg(drive);
@@ -126,7 +127,7 @@ fn qemu(system: &System, accelerator: Accelerator, kernel: &str) -> Command {
     command.args(["-accel", accel, "-cpu", "max", "-smp", "2", "-m", "3072", "-nic", "none", "-no-reboot"]);
     command.args(["-display", "none", "-monitor", "none", "-serial", "stdio"]);
     command.arg("-kernel").arg(&system.kernel).arg("-initrd").arg(&system.initrd);
-    let base = "root=/dev/vda rw console=ttyS0 panic=-1 systemd.show_status=false";
+    let base = "root=/dev/vda rw console=ttyS0 panic=-1 systemd.show_status=false hugepages=32";
     command.arg("-append").arg(format!("{base} {kernel}"));
     command.stdin(Stdio::null());
     command

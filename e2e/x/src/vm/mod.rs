@@ -12,7 +12,7 @@ use std::{fs, path::Path, time::Duration};
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    apt, build, host,
+    apt, build, critest, host,
     run::step,
     summary::{Counts, Reader},
     test,
@@ -22,17 +22,48 @@ use crate::{
 /// What to do in the machine.
 #[derive(Debug, Default, Clone)]
 pub struct Options {
-    /// Only tests whose name contains this.
+    /// Only tests whose name contains this, and nothing else.
     pub filter: Option<String>,
-    /// Boot, look, and power off.
-    pub boot_only: bool,
+    /// Only one part of all.
+    pub only: Option<Part>,
+}
+
+/// What the machine is booted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// Nothing: show what the machine is.
+    Boot,
+    /// The tests.
+    Tests,
+    /// critest.
+    Critest,
+    /// The tests of SELinux, with that in AppArmor's place.
+    Selinux,
+}
+
+impl Options {
+    fn wants(&self, part: Part) -> bool {
+        match (self.only, &self.filter) {
+            (Some(only), _) => only == part,
+            (None, Some(_)) => part == Part::Tests,
+            (None, None) => part != Part::Boot,
+        }
+    }
+}
+
+/// One boot.
+struct Boot {
+    name: &'static str,
+    /// More of the kernel's command line.
+    kernel: &'static str,
+    load: disk::Load,
 }
 
 /// Debian packages that make and run the machine.
 const PACKAGES: &[&str] = &["debootstrap", "e2fsprogs", "qemu-system-x86"];
 
 /// A machine that hangs must not hang the command.
-const LIMIT: Duration = Duration::from_hours(1);
+const LIMIT: Duration = Duration::from_mins(80);
 
 /// Boots the machine and runs the tests in it.
 pub fn vm(work: &Work, options: &Options) -> Result<Counts> {
@@ -40,27 +71,56 @@ pub fn vm(work: &Work, options: &Options) -> Result<Counts> {
     host::check(host::TESTS, &apt::missing(&packages))?;
     apt::install(work, &packages)?;
     let dir = work.dir("vm")?;
-    let executables = if options.boot_only {
-        Vec::new()
-    } else {
-        test::prepare(work)?;
-        build::programs(work)?;
-        let all = step("building the tests", || test::executables(work))?;
-        all.into_iter()
-            .filter(|executable| executable.end_to_end || WITH_V2.contains(&package(executable)))
-            .collect()
-    };
+    let boots = boots(work, options)?;
     let system = tree::prepare(work, &dir)?;
     let accelerator = machine::accelerator(&dir, &system)?;
-    let payload = step("filling the second disk", || {
-        disk::payload(work, &dir, &executables, options, accelerator.slowness())
-    })?;
-    step(&format!("booting ({})", accelerator.name()), || {
-        machine::run(&dir, &system, &payload, accelerator, LIMIT)
-    })?;
-    let results = step("bringing back results and logs", || disk::results(&dir, &payload))?;
-    println!("    {}", results.display());
-    count(&results, options.boot_only)
+    let mut total = Counts::default();
+    for boot in &boots {
+        let payload = step("filling the second disk", || {
+            disk::payload(work, &dir, &boot.load, accelerator.slowness())
+        })?;
+        step(&format!("booting for {} ({})", boot.name, accelerator.name()), || {
+            machine::run(&dir, &system, &payload, accelerator, boot.kernel, LIMIT)
+        })?;
+        let results = step("bringing back results and logs", || disk::results(&dir, &payload, boot.name))?;
+        println!("    {}", results.display());
+        total += count(&results, boot.load.is_empty())?;
+    }
+    Ok(total)
+}
+
+/// Builds what is to be run.
+fn boots(work: &Work, options: &Options) -> Result<Vec<Boot>> {
+    let mut main = Boot { name: "tests", kernel: "security=apparmor", load: disk::Load::default() };
+    if options.only == Some(Part::Boot) {
+        return Ok(vec![main]);
+    }
+    test::prepare(work)?;
+    build::programs(work)?;
+    let mut boots = Vec::new();
+    let mut suite = Vec::new();
+    if options.wants(Part::Tests) || options.wants(Part::Selinux) {
+        let mut all = step("building the tests", || test::executables(work))?;
+        suite = all.iter().filter(|executable| executable.end_to_end).cloned().collect();
+        all.retain(|executable| executable.end_to_end || WITH_V2.contains(&package(executable)));
+        if options.wants(Part::Tests) {
+            main.load.executables = all;
+            main.load.filter.clone_from(&options.filter);
+        }
+    }
+    if options.wants(Part::Critest) {
+        main.load.critest = Some(critest::prepare(work)?);
+    }
+    if !main.load.is_empty() {
+        boots.push(main);
+    }
+    if options.wants(Part::Selinux) {
+        // Permissive: it labels all the same, and Debian's policy knows no service of ours.
+        let kernel = "security=selinux selinux=1 enforcing=0";
+        let load = disk::Load { executables: suite, filter: Some("selinux".to_owned()), critest: None };
+        boots.push(Boot { name: "selinux", kernel, load });
+    }
+    Ok(boots)
 }
 
 /// Packages whose own tests have more to do on a machine with cgroup v2 and systemd.
@@ -84,12 +144,16 @@ fn count(results: &Path, boot_only: bool) -> Result<Counts> {
     logs.sort();
     for log in logs.iter().filter(|path| path.extension().is_some_and(|ending| ending == "log")) {
         let text = fs::read(log).with_context(|| format!("read {}", log.display()))?;
-        let mut reader = Reader::default();
-        for line in String::from_utf8_lossy(&text).lines() {
-            reader.line(line);
-        }
+        let text = String::from_utf8_lossy(&text);
         let status = fs::read_to_string(log.with_extension("status")).unwrap_or_default();
-        let (counts, reasons) = reader.finish(status.trim() == "0");
+        let success = status.trim() == "0";
+        let (counts, reasons) = if log.file_stem().is_some_and(|stem| stem == disk::CRITEST) {
+            (Counts::of_last_line(&text, success), Vec::new())
+        } else {
+            let mut reader = Reader::default();
+            text.lines().for_each(|line| reader.line(line));
+            reader.finish(success)
+        };
         println!("    {}: {counts}", log.file_stem().unwrap_or_default().to_string_lossy());
         for reason in reasons {
             println!("    skipped: {reason}");

@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    os::unix::fs::symlink,
+    io::Write,
+    os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
 };
 
@@ -25,11 +26,14 @@ pub struct System {
     pub initrd: PathBuf,
 }
 
+/// Size of the swap file.
+const SWAP_MIB: usize = 128;
 /// Raised when what follows changes.
-const GENERATION: &str = "2";
+const GENERATION: &str = "3";
 
 const PACKAGES: &[&str] = &[
     "apparmor",
+    "crun",
     "dbus",
     "init",
     "iproute2",
@@ -37,11 +41,15 @@ const PACKAGES: &[&str] = &[
     "libseccomp2",
     "linux-image-cloud-amd64",
     "nftables",
+    "policycoreutils",
     "procps",
+    "selinux-policy-default",
+    "sudo",
     "systemd",
     "systemd-sysv",
     "udev",
     "util-linux",
+    "util-linux-extra",
 ];
 
 /// Builds the disk, or finds the one that was built before.
@@ -85,7 +93,9 @@ fn settle(tree: &Path) -> Result<()> {
     };
     write("hostname", "holdfast-vm\n")?;
     write("fstab", "/dev/vda / ext4 rw 0 1\n/dev/vdb /e2e ext4 rw,nofail 0 2\n")?;
+    write("selinux/config", "SELINUX=permissive\nSELINUXTYPE=default\n")?;
     write("systemd/system/holdfast-e2e.service", SERVICE)?;
+    make_swap_file(&tree.join("swapfile"))?;
     fs::create_dir_all(tree.join("e2e")).context("make the mount point")?;
     let units = etc.join("systemd/system");
     let wants = units.join("multi-user.target.wants");
@@ -95,6 +105,16 @@ fn settle(tree: &Path) -> Result<()> {
         link("/dev/null", &units.join(unit))?;
     }
     Ok(())
+}
+
+/// Not sparse: the kernel swaps to no holes.
+fn make_swap_file(path: &Path) -> Result<()> {
+    let mut file = fs::File::create(path).context("make the swap file")?;
+    let block = vec![0xa5; 1 << 20];
+    for _ in 0..SWAP_MIB {
+        file.write_all(&block).context("fill the swap file")?;
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).context("close the swap file")
 }
 
 fn link(target: &str, path: &Path) -> Result<()> {

@@ -1,0 +1,86 @@
+//! `cargo x bench`: the benchmark client against an agent of its own, and against containerd on the same machine.
+
+mod containerd;
+mod holdfast;
+mod table;
+
+use std::{
+    os::unix::net::UnixStream,
+    path::Path,
+    process::Child,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    apt, build, host, images,
+    place::Place,
+    run::{command, output, shown, step},
+    work::Work,
+};
+use table::{Column, Figure};
+
+/// What `cargo x bench` is told.
+#[derive(Debug)]
+pub struct Options {
+    /// Leave containerd out.
+    pub alone: bool,
+    /// Arguments of the benchmark client.
+    pub args: Vec<String>,
+}
+
+/// How long a runtime may take until it serves.
+const START: Duration = Duration::from_secs(30);
+
+/// Builds, measures one runtime after the other, and prints the table.
+pub fn bench(work: &Work, options: &Options) -> Result<()> {
+    let (needs, packages) =
+        if options.alone { (host::DEMO, apt::TESTS.to_vec()) } else { (host::TESTS, apt::bench()) };
+    host::check(needs, &apt::missing(&packages))?;
+    apt::install(work, &packages)?;
+    build::programs(work)?;
+    step("building the benchmark client (release)", || {
+        build::cargo(work, &["build", "--release", "--quiet", "-p", "holdfast-bench"])
+    })?;
+    if !options.alone {
+        containerd::build(work)?;
+    }
+    let image = images::bench(work)?;
+    let mut columns = vec![Column {
+        title: "holdfast".to_owned(),
+        figures: step("measuring holdfast", || holdfast::measure(work, &image, &options.args))?,
+    }];
+    if !options.alone {
+        columns.push(Column {
+            title: format!("containerd {}", containerd::VERSION),
+            figures: step("measuring containerd", || containerd::measure(work, &image, &options.args))?,
+        });
+    }
+    print!("{}", table::table(&columns));
+    Ok(())
+}
+
+/// Waits until somebody listens.
+fn serves(child: &mut Child, socket: &Path, log: &Path) -> Result<()> {
+    let deadline = Instant::now() + START;
+    while UnixStream::connect(socket).is_err() {
+        if child.try_wait().context("wait for the runtime")?.is_some() || Instant::now() > deadline {
+            let _ = child.kill();
+            bail!("nothing serves at {}; see {}", socket.display(), log.display());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+/// Runs the client in the network namespace of process `runtime`, where sessions are served on loopback.
+fn client(work: &Work, place: &Place, runtime: u32, own: &[&str], args: &[String]) -> Result<Vec<Figure>> {
+    let endpoint = format!("unix://{}", place.socket().display());
+    let mut client = command("nsenter", ["--target", &runtime.to_string(), "--net", "--"]);
+    client.args(["sh", "-c", "ip link set lo up && exec \"$@\"", "sh"]).arg(work.release("holdfast-bench"));
+    client.args(["--endpoint", &endpoint, "--image", images::BENCH]).args(own).args(args);
+    let text = output(&mut client)?;
+    serde_json::from_str(&text).with_context(|| format!("read what {} prints", shown(&client)))
+}

@@ -20,6 +20,8 @@ use holdfast_e2e::{
 use serde_json::Value;
 
 const TRANSPORTS: [&str; 2] = ["spdy", "websocket"];
+/// Connections through one forwarded port.
+const FORWARDED: usize = 200;
 /// Growth of the agent that a stream of any length may cause, in KiB.
 const GROWTH: u64 = 8 << 10;
 
@@ -289,8 +291,8 @@ fn a_forwarded_port() -> Result<()> {
     for transport in TRANSPORTS {
         let pod = pod(&scene.dir, "forward");
         let pod_id = scene.run_pod(&pod)?;
-        let script =
-            "mkdir /www; head -c 3000000 /dev/urandom >/www/data; exec httpd -f -p 127.0.0.1:8080 -h /www";
+        let script = "mkdir /www; echo hello >/www/small; head -c 3000000 /dev/urandom >/www/data; \
+                      exec httpd -f -p 127.0.0.1:8080 -h /www";
         let id = scene.start(&pod_id, &pod, &container("web", BUSYBOX, &["sh", "-c", script]))?;
         wait::until_true("httpd to listen", || {
             Ok(scene.crictl.ok(&["exec", "-s", &id, "netstat", "-ltn"])?.contains(":8080"))
@@ -298,7 +300,7 @@ fn a_forwarded_port() -> Result<()> {
         let sum = scene.crictl.ok(&["exec", "-s", &id, "sha256sum", "/www/data"])?;
         let (_client, port) = forward(&scene, transport, &pod_id, 8080)?;
         for _ in 0..3 {
-            let fetches: Vec<_> = (0..8).map(|_| get(port)).collect::<Result<_>>()?;
+            let fetches: Vec<_> = (0..8).map(|_| get(port, "/data")).collect::<Result<_>>()?;
             // All at once: crictl's SPDY has no windows, so one that is not read stops the others.
             let readers: Vec<_> = fetches.into_iter().map(|one| thread::spawn(move || body(one))).collect();
             let bodies: Vec<_> = readers.into_iter().map(|one| one.join().unwrap()).collect::<Result<_>>()?;
@@ -309,17 +311,48 @@ fn a_forwarded_port() -> Result<()> {
             ensure!(ours.split(' ').next() == sum.split(' ').next(), "{transport}: bytes differ");
             fs::remove_file(file)?;
         }
+        many_at_once(&scene, &id, port)?;
         let _open = TcpStream::connect(("127.0.0.1", port))?;
         scene.remove_pod(&pod_id)?;
     }
     oracle.nothing_left()
 }
 
+/// All connections stand, seen from inside the pod, before the first is used.
+fn many_at_once(scene: &Scene, id: &str, port: u16) -> Result<()> {
+    let mut all = Vec::new();
+    while all.len() < FORWARDED {
+        // httpd listens with a queue of 9, and what finds it full tries again a second later.
+        for _ in 0..8 {
+            all.push(TcpStream::connect(("127.0.0.1", port))?);
+        }
+        wait::until_true("all connections in the pod", || {
+            let list = scene.crictl.ok(&["exec", "-s", id, "netstat", "-tn"])?;
+            let words = list.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+            let served = words.filter(|words| {
+                words.get(3..6).is_some_and(|end| end[0] == "127.0.0.1:8080" && end[2] == "ESTABLISHED")
+            });
+            Ok(served.count() == all.len())
+        })?;
+    }
+    for stream in &mut all {
+        request(stream, "/small")?;
+    }
+    for stream in all {
+        ensure!(body(stream)? == b"hello\n", "another answer");
+    }
+    Ok(())
+}
+
 /// A request whose answer is not read yet.
-fn get(port: u16) -> Result<TcpStream> {
+fn get(port: u16, path: &str) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.write_all(b"GET /data HTTP/1.0\r\n\r\n")?;
+    request(&mut stream, path)?;
     Ok(stream)
+}
+
+fn request(stream: &mut TcpStream, path: &str) -> Result<()> {
+    Ok(write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?)
 }
 
 fn body(mut stream: TcpStream) -> Result<Vec<u8>> {

@@ -70,6 +70,8 @@ pub struct HolderConfig {
     pub sysctls: BTreeMap<String, String>,
     /// Size of /dev/shm in bytes, above 0.
     pub shm_size: u64,
+    /// SELinux label of /dev/shm; empty: none.
+    pub shm_label: String,
     /// Longest time until it is ready.
     pub timeout: Duration,
 }
@@ -388,7 +390,6 @@ impl Holder {
     }
 }
 
-/// The command line, checked: what is wrong with it is the request's fault, and said in the request's words.
 /// Its program has that name, and its arguments name that pod.
 fn is_holder_of(pid: i32, program: &Path, pod_id: &str) -> bool {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -399,6 +400,7 @@ fn is_holder_of(pid: i32, program: &Path, pod_id: &str) -> bool {
     named && words.next() == Some(b"--pod") && words.next() == Some(pod_id.as_bytes())
 }
 
+/// The command line, checked: what is wrong with it is the request's fault, and said in the request's words.
 fn arguments(config: &HolderConfig) -> Result<Vec<OsString>, HolderError> {
     check(config)?;
     let mut args: Vec<OsString> = vec!["--pod".into(), config.pod_id.clone().into()];
@@ -413,6 +415,9 @@ fn arguments(config: &HolderConfig) -> Result<Vec<OsString>, HolderError> {
     }
     if own.ipc {
         add("--shm-size", config.shm_size.to_string());
+        if !config.shm_label.is_empty() {
+            add("--shm-label", config.shm_label.clone());
+        }
     }
     for (option, maps) in [("--uid-map", &config.uid_map), ("--gid-map", &config.gid_map)] {
         for map in maps {

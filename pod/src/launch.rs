@@ -35,6 +35,9 @@ pub struct Launch<S> {
     /// `spec.process.env` and share no key with them.
     #[serde(default)]
     pub raw_env: Vec<Vec<u8>>,
+    /// Sources of bind mounts that get the SELinux label of `spec.linux.mountLabel`, with all below them.
+    #[serde(default)]
+    pub relabel: Vec<PathBuf>,
     /// Flags for seccomp(2) with the program that comes along, if one does.
     #[serde(default)]
     pub seccomp_flags: u32,

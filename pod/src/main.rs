@@ -24,6 +24,7 @@ holdfast-pod: keeps the namespaces of a pod. Started by holdfast, with a socket 
   --new LIST               new namespaces: net,ipc,uts,pid,user (and a mount namespace always)
   --hostname NAME          with uts
   --shm-size BYTES         of /dev/shm, with ipc (67108864)
+  --shm-label LABEL        of /dev/shm, for SELinux
   --sysctl NAME=VALUE      with net or ipc; may be repeated
   --uid-map \"IN OUT COUNT\" with user; may be repeated
   --gid-map \"IN OUT COUNT\" with user; may be repeated

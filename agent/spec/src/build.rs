@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use holdfast_model::{
-    ContainerConfig, ContainerId, DeviceRule, Image, PodId, PodSandboxConfig, SecurityProfile, SelinuxOptions,
+    ContainerConfig, ContainerId, DeviceRule, Image, PodId, PodSandboxConfig, SecurityProfile,
 };
 use holdfast_pod::{
     launch::{Launch, Rootfs, UserRequest},
@@ -20,7 +20,9 @@ use crate::{
     error::{SpecError, invalid, unsupported},
     mounts,
     namespaces::{self, Namespaces},
-    oci, resources, sysctl, text, user,
+    oci, resources,
+    selinux::{self, Labels},
+    sysctl, text, user,
 };
 
 /// Longest host name in bytes (sethostname(2)).
@@ -80,7 +82,7 @@ pub struct Built {
 }
 
 /// Checks a pod's configuration by itself.
-pub fn validate_pod(pod: &PodSandboxConfig) -> Result<(), SpecError> {
+pub fn validate_pod(pod: &PodSandboxConfig, host: &HostFacts) -> Result<(), SpecError> {
     let options = &pod.security.namespaces;
     namespaces::check_pod(options, "linux.security_context.namespace_options")?;
     text::plain("hostname", &pod.hostname)?;
@@ -89,6 +91,7 @@ pub fn validate_pod(pod: &PodSandboxConfig) -> Result<(), SpecError> {
     }
     let own = namespaces::of_holder(pod);
     sysctl::check(&pod.sysctls, own & libc::CLONE_NEWNET as u64 != 0, own & libc::CLONE_NEWIPC as u64 != 0)?;
+    selinux::check(pod.security.selinux.as_ref(), host.selinux.as_ref())?;
     for limits in [&pod.overhead, &pod.resources].into_iter().flatten() {
         resources::check(limits)?;
     }
@@ -118,15 +121,20 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Built, SpecError> {
     let granted = caps::grant(&security.capabilities, security.privileged, limit)?;
     let environment = env::environment(config, &inputs.image.config, inputs.hostname)?;
     let user = user::request(security, &inputs.image.config)?;
-    let process = process(inputs, &granted, &user, environment.text)?;
+    let labels = selinux::labels(
+        security.selinux.as_ref(),
+        inputs.pod.security.selinux.as_ref(),
+        inputs.pod_id,
+        security.privileged,
+        inputs.host.selinux.as_ref(),
+    )?;
+    let process = process(inputs, &granted, &user, environment.text, &labels)?;
 
     let mut linux = linux(inputs, &namespaces);
     linux.set_resources(Some(resources::to_oci(&config.resources, &devices.rules)));
     linux.set_devices((!devices.nodes.is_empty()).then_some(devices.nodes));
     linux.set_rootfs_propagation(mounts.root_propagation.map(str::to_owned));
-    if let Some(label) = selinux_label(security.selinux.as_ref(), inputs.host)? {
-        linux.set_mount_label(Some(label));
-    }
+    linux.set_mount_label(labels.mount);
     let mut spec = oci::spec();
     spec.set_process(Some(process))
         .set_root(Some(oci::root(security.readonly_rootfs)))
@@ -144,6 +152,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Built, SpecError> {
             uid_map: namespaces.uid_map,
             gid_map: namespaces.gid_map,
             raw_env: environment.raw,
+            relabel: mounts.relabel,
             seccomp_flags: 0,
         },
         seccomp: seccomp(inputs),
@@ -173,6 +182,7 @@ fn process(
     granted: &Granted,
     user: &UserRequest,
     env: Vec<String>,
+    labels: &Labels,
 ) -> Result<Process, SpecError> {
     let config = inputs.container;
     let mut process = oci::process(&command::working_dir(config, &inputs.image.config)?);
@@ -200,17 +210,18 @@ fn process(
     capabilities.set_effective(set(granted.bounding)).set_permitted(set(granted.bounding));
     process.set_capabilities(Some(capabilities));
     process.set_apparmor_profile(apparmor(inputs)?);
-    process.set_selinux_label(selinux_label(config.security.selinux.as_ref(), inputs.host)?);
+    process.set_selinux_label(labels.process.clone());
     Ok(process)
 }
 
+/// As containerd: a container that says nothing has the default, a privileged one only what it names.
 fn apparmor(inputs: &Inputs<'_>) -> Result<Option<String>, SpecError> {
     const FIELD: &str = "linux.security_context.apparmor";
     let security = &inputs.container.security;
     match &security.apparmor {
-        None | Some(SecurityProfile::Unconfined) => Ok(None),
-        Some(_) if security.privileged => Ok(None),
-        Some(SecurityProfile::RuntimeDefault) => Ok(inputs.host.apparmor_default.clone()),
+        Some(SecurityProfile::Unconfined) => Ok(None),
+        None | Some(SecurityProfile::RuntimeDefault) if security.privileged => Ok(None),
+        None | Some(SecurityProfile::RuntimeDefault) => Ok(inputs.host.apparmor_default.clone()),
         Some(SecurityProfile::Localhost(name)) => {
             text::plain(FIELD, name)?;
             if !inputs.host.apparmor {
@@ -219,28 +230,6 @@ fn apparmor(inputs: &Inputs<'_>) -> Result<Option<String>, SpecError> {
             Ok(Some(name.clone()))
         }
     }
-}
-
-/// `user:role:type:level` with the policy's usual words for what is not said.
-fn selinux_label(options: Option<&SelinuxOptions>, host: &HostFacts) -> Result<Option<String>, SpecError> {
-    const FIELD: &str = "linux.security_context.selinux_options";
-    let Some(options) = options.filter(|options| **options != SelinuxOptions::default()) else {
-        return Ok(None);
-    };
-    if !host.selinux {
-        return Err(unsupported(FIELD, "are set, but this node has no SELinux: take them out"));
-    }
-    let part = |name: &str, value: &str, default: &str| {
-        text::plain(&format!("{FIELD}.{name}"), value)?;
-        // The level is the last part and may hold colons itself.
-        if name != "level" && value.contains(':') {
-            return Err(invalid(format!("{FIELD}.{name}"), format!("{value:?} holds a colon: take it out")));
-        }
-        Ok(if value.is_empty() { default.to_owned() } else { value.to_owned() })
-    };
-    let (user, role) = (part("user", &options.user, "system_u")?, part("role", &options.role, "system_r")?);
-    let (kind, level) = (part("type", &options.kind, "container_t")?, part("level", &options.level, "s0")?);
-    Ok(Some(format!("{user}:{role}:{kind}:{level}")))
 }
 
 fn linux(inputs: &Inputs<'_>, namespaces: &Namespaces) -> Linux {

@@ -4,6 +4,7 @@ use holdfast_model::{Capabilities, NamespaceMode, Resources};
 use serde_json::{Value, json};
 
 use super::*;
+use holdfast_model::SelinuxOptions;
 
 /// A request that builds as it stands.
 pub struct Case {
@@ -26,7 +27,7 @@ impl Default for Case {
             kernel: (6, 18),
             apparmor: false,
             apparmor_default: None,
-            selinux: false,
+            selinux: None,
             features: crate::Features { recursive_read_only_mounts: true, user_namespaces: true },
         };
         Self {
@@ -189,23 +190,27 @@ fn security_modules_that_the_node_has_or_lacks() {
     assert_eq!(apparmor.built().0["process"]["apparmorProfile"], Value::Null);
     apparmor.host.apparmor_default = Some("holdfast-default".into());
     assert_eq!(apparmor.built().0["process"]["apparmorProfile"], "holdfast-default");
+    apparmor.container.security.apparmor = None;
+    assert_eq!(apparmor.built().0["process"]["apparmorProfile"], "holdfast-default");
+    apparmor.container.security.apparmor = Some(SecurityProfile::Unconfined);
+    assert_eq!(apparmor.built().0["process"]["apparmorProfile"], Value::Null);
+    (apparmor.pod.security.privileged, apparmor.container.security.privileged) = (true, true);
+    apparmor.container.security.apparmor = None;
+    assert_eq!(apparmor.built().0["process"]["apparmorProfile"], Value::Null);
+    apparmor.container.security.apparmor = Some(SecurityProfile::Localhost("mine".into()));
+    assert_eq!(apparmor.built().0["process"]["apparmorProfile"], "mine");
 
     let mut selinux = case(|case| {
         case.container.security.selinux =
             Some(SelinuxOptions { level: "s0:c1,c2".into(), ..Default::default() });
     });
     assert!(selinux.refused().to_string().contains("selinux_options"));
-    selinux.host.selinux = true;
-    let label = "system_u:system_r:container_t:s0:c1,c2";
+    selinux.host.selinux = Some(crate::selinux::Contexts::default());
     let spec = selinux.built().0;
-    assert_eq!(
-        (&spec["process"]["selinuxLabel"], &spec["linux"]["mountLabel"]),
-        (&json!(label), &json!(label))
-    );
+    assert_eq!(spec["process"]["selinuxLabel"], "system_u:system_r:container_t:s0:c1,c2");
+    assert_eq!(spec["linux"]["mountLabel"], "system_u:object_r:container_file_t:s0:c1,c2");
     selinux.container.security.selinux = Some(SelinuxOptions { kind: "a:b".into(), ..Default::default() });
     assert!(selinux.refused().to_string().contains("colon"));
-    selinux.container.security.selinux = Some(SelinuxOptions::default());
-    assert_eq!(selinux.built().0["process"]["selinuxLabel"], Value::Null);
 }
 
 /// Text of a request or an image is never taken for control input (CRI-O CVE-2022-0811, CVE-2022-4318).
@@ -238,11 +243,15 @@ fn pods_are_checked_by_themselves() {
     for (change, part) in table {
         let mut pod = PodSandboxConfig::default();
         change(&mut pod);
-        let error = validate_pod(&pod).unwrap_err().to_string();
+        let error = validate_pod(&pod, &case(|_| {}).host).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
     }
     assert!(
-        validate_pod(&PodSandboxConfig { hostname: "web-0".into(), ..PodSandboxConfig::default() }).is_ok()
+        validate_pod(
+            &PodSandboxConfig { hostname: "web-0".into(), ..PodSandboxConfig::default() },
+            &case(|_| {}).host
+        )
+        .is_ok()
     );
 }
 

@@ -1,8 +1,8 @@
 //! What this node can do.
 
-use std::{fs, path::Path};
+use std::fs;
 
-use crate::caps::CapSet;
+use crate::{caps::CapSet, selinux::Contexts};
 
 /// Facts about the node, looked up once. They do not change while the agent runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,8 +17,8 @@ pub struct HostFacts {
     pub apparmor: bool,
     /// The loaded AppArmor profile that RuntimeDefault stands for; `None`: there is none, and nothing is set.
     pub apparmor_default: Option<String>,
-    /// SELinux is on.
-    pub selinux: bool,
+    /// SELinux is on, and its policy gives containers these contexts.
+    pub selinux: Option<Contexts>,
     /// What Status tells the kubelet.
     pub features: Features,
 }
@@ -45,7 +45,7 @@ impl HostFacts {
             kernel,
             apparmor: read("/sys/module/apparmor/parameters/enabled").trim() == "Y",
             apparmor_default: None,
-            selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+            selinux: Contexts::detect(),
             features: Features {
                 recursive_read_only_mounts: kernel >= (5, 12),
                 user_namespaces: kernel >= (5, 19) && max_user_namespaces > 0,

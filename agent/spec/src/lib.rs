@@ -3,6 +3,7 @@
 //! [`build`] puts together what the modules below decide, one for each part of a spec. Texts from requests and images
 //! are checked where they come in and never steer anything but what their field is for.
 
+pub mod apparmor;
 mod build;
 pub mod caps;
 mod command;
@@ -15,6 +16,7 @@ mod namespaces;
 mod oci;
 mod resources;
 pub mod seccomp;
+pub mod selinux;
 mod signal;
 mod sysctl;
 mod text;

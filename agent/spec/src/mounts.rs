@@ -39,6 +39,8 @@ pub struct Mounts {
     pub root_propagation: Option<&'static str>,
     /// The image's volumes, which the container may write to even if its root is read-only.
     pub volumes: Vec<PathBuf>,
+    /// Sources that get the container's SELinux label: the pod's files, and what the request says.
+    pub relabel: Vec<PathBuf>,
     /// /dev/shm is the holder's and no mount of the list.
     pub pod_shm: bool,
 }
@@ -49,11 +51,13 @@ pub fn mounts(inputs: &Inputs<'_>, namespaces: &Namespaces) -> Result<Mounts, Sp
     let taken: Vec<PathBuf> = own.iter().map(|mount| text::clean(&mount.container_path)).collect();
     let volumes = volumes(inputs, &taken)?;
 
+    let mut relabel = relabelled(inputs)?;
     let mut binds: Vec<Bind> =
         own.iter().enumerate().map(|(i, mount)| bind(inputs, mount, i)).collect::<Result<_, _>>()?;
     let maps = Maps::of(namespaces);
     for (source, target, readonly) in pod_files(inputs) {
         if !taken.contains(&target) {
+            relabel.push(source.clone());
             binds.push(Bind::of_ours(source, target, readonly, &maps));
         }
     }
@@ -75,7 +79,7 @@ pub fn mounts(inputs: &Inputs<'_>, namespaces: &Namespaces) -> Result<Mounts, Sp
         list.push(bind.into_oci()?);
     }
     let pod_shm = !namespaces.host_ipc() && !covered(Path::new("/dev/shm"), &taken);
-    Ok(Mounts { list, root_propagation, volumes, pod_shm })
+    Ok(Mounts { list, root_propagation, volumes, relabel, pod_shm })
 }
 
 /// A mount of the request takes the place of a system's one at the same path, and of all below a /dev.
@@ -158,6 +162,31 @@ fn volumes(inputs: &Inputs<'_>, taken: &[PathBuf]) -> Result<Vec<PathBuf>, SpecE
     targets.sort();
     targets.dedup();
     Ok(targets)
+}
+
+/// Directories of the system's own, which no container may have relabelled (selinux(8): the node would not boot again).
+const NEVER_RELABELLED: [&str; 15] = [
+    "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin",
+    "/sys", "/usr", "/var",
+];
+
+/// Volumes that the request wants to have relabelled. Without SELinux that asks for nothing.
+fn relabelled(inputs: &Inputs<'_>) -> Result<Vec<PathBuf>, SpecError> {
+    let mut sources = Vec::new();
+    for (index, mount) in inputs.container.mounts.iter().enumerate() {
+        if !mount.selinux_relabel || mount.host_path.is_empty() {
+            continue;
+        }
+        if inputs.host.selinux.is_some()
+            && NEVER_RELABELLED.iter().any(|path| text::clean(&mount.host_path) == Path::new(path))
+        {
+            let problem =
+                format!("would change the labels of {}: choose a directory below it", mount.host_path);
+            return Err(invalid(format!("mounts[{index}].selinux_relabel"), problem));
+        }
+        sources.push(mount.host_path.clone().into());
+    }
+    Ok(sources)
 }
 
 /// Id mappings of a mount.

@@ -10,6 +10,7 @@
 //!  recovery.rs what a restarted agent does                   monitor.rs what it does when something ends
 //! ```
 
+mod apparmor;
 mod aside;
 mod async_fd;
 mod blocking;

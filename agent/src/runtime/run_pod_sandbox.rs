@@ -12,6 +12,7 @@ use holdfast_pod::{
     holder::{Holder, HolderConfig, Namespaces},
     launch::IdMap,
 };
+use holdfast_spec::selinux;
 
 use super::{
     Error, Runtime,
@@ -36,7 +37,7 @@ impl Runtime {
         if !handler.is_empty() {
             return Err(Error::NoSuchHandler { handler: handler.to_owned() });
         }
-        holdfast_spec::validate_pod(&config)
+        holdfast_spec::validate_pod(&config, &self.host)
             .map_err(|source| Error::Spec { operation: "run pod sandbox", source })?;
         let runtime = self.clone();
         self.detached(async move { Box::pin(runtime.run_pod_sandbox_once(config)).await }).await
@@ -187,8 +188,18 @@ impl Runtime {
             gid_map: user.map(|user| map(&user.gids)).unwrap_or_default(),
             sysctls: record.config.sysctls.clone(),
             shm_size: SHM_BYTES,
+            shm_label: self.pod_label(record),
             timeout: HOLDER_LIMIT,
         }
+    }
+
+    /// SELinux label of what the pod's containers share. What is wrong with the options has been refused.
+    fn pod_label(&self, record: &PodRecord) -> String {
+        let security = &record.config.security;
+        let contexts = self.host.selinux.as_ref();
+        let labels =
+            selinux::labels(security.selinux.as_ref(), None, &record.id, security.privileged, contexts);
+        labels.ok().and_then(|labels| labels.mount).unwrap_or_default()
     }
 
     async fn join_network(&self, record: &PodRecord, holder: &Arc<Holder>) -> Result<Vec<IpAddr>, Error> {

@@ -68,7 +68,10 @@ impl Runtime {
         let cgroups = blocking(move || Cgroups::detect(driver, default_parent))
             .await
             .map_err(|source| StartError::Cgroups { source })?;
-        let host = blocking(HostFacts::detect).await;
+        let mut host = blocking(HostFacts::detect).await;
+        if host.apparmor {
+            host.apparmor_default = super::apparmor::load_default().await;
+        }
         let kernel = host.kernel;
         let seccomp_root = config.runtime.seccomp_profile_root.clone();
         let runtime = Self(Arc::new(Inner {

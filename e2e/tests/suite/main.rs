@@ -14,6 +14,7 @@ mod namespaces;
 mod network;
 mod restart;
 mod run;
+mod security_modules;
 mod serve;
 mod streaming;
 mod walk;

@@ -25,6 +25,8 @@ pub struct Config {
     pub hostname: Option<&'static CStr>,
     /// Size of /dev/shm in bytes, as text.
     pub shm_size: &'static CStr,
+    /// SELinux label of /dev/shm.
+    pub shm_label: Option<&'static CStr>,
     args: Args,
 }
 
@@ -54,7 +56,8 @@ impl Command {
     /// Reads and checks the whole command line.
     pub fn parse(args: Args) -> Result<Self, Usage> {
         let mut rest = args.clone();
-        let mut config = Config { namespaces: 0, hostname: None, shm_size: c"67108864", args };
+        let mut config =
+            Config { namespaces: 0, hostname: None, shm_size: c"67108864", shm_label: None, args };
         while let Some(option) = rest.next() {
             if option == c"--help" {
                 return Ok(Self::Help);
@@ -117,6 +120,7 @@ impl Config {
             b"--hostname" => self.hostname = Some(value),
             b"--shm-size" if !is_number(bytes) => return refuse("is no number of bytes above 0"),
             b"--shm-size" => self.shm_size = value,
+            b"--shm-label" => self.shm_label = Some(value),
             b"--sysctl" => setting(bytes).map(drop)?,
             b"--uid-map" | b"--gid-map" if !is_map(bytes) => {
                 return refuse("is no id map like \"0 65536 65536\"");

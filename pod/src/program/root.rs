@@ -24,8 +24,10 @@ pub fn build(config: &Config) -> Result<(), Fault<'static>> {
     if config.owns(NEWIPC) {
         make_dir(c"/dev", 0o755).stage("make directory /dev")?;
         make_dir(c"/dev/shm", 0o755).stage("make directory /dev/shm")?;
-        let options = [(c"size", config.shm_size), (c"mode", c"1777")];
-        let shm = tmpfs(&options, NOTHING_SPECIAL).stage_of("make /dev/shm of size", config.shm_size)?;
+        let label = config.shm_label.map(|label| (c"context", label));
+        let all = [(c"size", config.shm_size), (c"mode", c"1777"), label.unwrap_or((c"", c""))];
+        let options = if label.is_some() { &all[..] } else { &all[..2] };
+        let shm = tmpfs(options, NOTHING_SPECIAL).stage_of("make /dev/shm of size", config.shm_size)?;
         attach(&shm, c"/dev/shm").stage("attach /dev/shm")?;
     }
     add_attributes(&root, RDONLY).stage("make the root read-only")

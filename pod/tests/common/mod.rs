@@ -33,6 +33,7 @@ pub fn config(name: &str) -> HolderConfig {
         gid_map: Vec::new(),
         sysctls: BTreeMap::new(),
         shm_size: 1 << 20,
+        shm_label: String::new(),
         timeout: LIMIT,
     }
 }

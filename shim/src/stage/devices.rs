@@ -14,6 +14,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::label;
 use super::launch::{Launch, linux, mounts};
 use super::options::Options;
 use crate::fault::{OrFail, Result, invalid};
@@ -49,7 +50,7 @@ pub fn make(launch: &Launch) -> Result<Option<Devices>> {
     let Some(mount) = mounts(launch).iter().find(|mount| is_dev(mount)) else { return Ok(None) };
     let options = Options::parse(mount.options().as_deref().unwrap_or_default());
     let fs = FileSystem::open("tmpfs").or_fail(STAGE)?;
-    super::mounts::configure(&fs, &options, STAGE)?;
+    super::mounts::configure(&fs, &options, label::of_mounts(launch), STAGE)?;
     let dev = Fill { at: fs.mount(options.set & !NODEV).or_fail(STAGE)?, launch };
     dev.chown(Path::new(""), 0, 0)?;
     for (name, major, minor) in DEFAULT {

@@ -25,6 +25,7 @@ pub mod exec;
 pub mod hide;
 pub mod identity;
 pub mod join;
+pub mod label;
 pub mod launch;
 pub mod mounts;
 pub mod oom;

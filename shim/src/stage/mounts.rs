@@ -11,7 +11,7 @@ use rustix::fs::OFlags;
 use super::launch::{Launch, mounts, root_is_read_only};
 use super::options::Options;
 use super::sources::Source;
-use super::{Taken, cgroup, devices};
+use super::{Taken, cgroup, devices, label};
 use crate::fault::{OrFail, Result, invalid};
 
 const SHM: &str = "/dev/shm";
@@ -34,7 +34,7 @@ pub fn make(taken: &Taken, root: &Root) -> Result<Made> {
         pod_shm(&taken.launch, root)?;
     }
     for (mount, source) in all.iter().zip(&taken.sources.of_mount) {
-        let one = One::of(mount, root)?;
+        let one = One::of(mount, root, label::of_mounts(&taken.launch))?;
         match (source, mount.typ().as_deref().unwrap_or_default()) {
             (Some(source), _) => one.bind(source)?,
             (None, "proc") => made.proc = Some(one.plain("proc")?),
@@ -81,8 +81,8 @@ fn pod_shm(launch: &Launch, root: &Root) -> Result<()> {
     mount::attach(shm, target).or_fail(STAGE)
 }
 
-/// Gives a file system the options that are its own.
-pub fn configure(fs: &FileSystem, options: &Options, stage: &str) -> Result<()> {
+/// Gives a file system the options that are its own, and its label.
+pub fn configure(fs: &FileSystem, options: &Options, label: Option<&str>, stage: &str) -> Result<()> {
     const ADVICE: &str = "the kernel does not know this mount option or its value";
     for option in &options.data {
         match option.split_once('=') {
@@ -91,7 +91,10 @@ pub fn configure(fs: &FileSystem, options: &Options, stage: &str) -> Result<()> 
         }
         .or_invalid(stage, ADVICE)?;
     }
-    Ok(())
+    match label {
+        Some(label) => fs.string("context", label).or_invalid(stage, "is it a label of this node's policy?"),
+        None => Ok(()),
+    }
 }
 
 /// One mount of the list.
@@ -100,17 +103,18 @@ struct One<'a> {
     options: Options,
     stage: String,
     root: &'a Root,
+    label: Option<&'a str>,
 }
 
 impl<'a> One<'a> {
-    fn of(mount: &'a Mount, root: &'a Root) -> Result<Self> {
+    fn of(mount: &'a Mount, root: &'a Root, label: Option<&'a str>) -> Result<Self> {
         let path = mount.destination().as_path();
         let stage = format!("mount {}", path.display());
         if !path.is_absolute() || path == Path::new("/") {
             return Err(invalid(&stage, "a mount point is an absolute path below /"));
         }
         let options = Options::parse(mount.options().as_deref().unwrap_or_default());
-        Ok(Self { path, options, stage, root })
+        Ok(Self { path, options, stage, root, label })
     }
 
     fn target(&self, kind: Kind) -> Result<OwnedFd> {
@@ -142,7 +146,7 @@ impl<'a> One<'a> {
 
     fn file_system_at(&self, kind: &str, target: &OwnedFd) -> Result<OwnedFd> {
         let fs = FileSystem::open(kind).or_invalid(&self.stage, "this kernel has no such file system")?;
-        configure(&fs, &self.options, &self.stage)?;
+        configure(&fs, &self.options, self.label.filter(|_| label::is_mount_option(kind)), &self.stage)?;
         let mount = fs.mount(self.options.set).or_fail(&self.stage)?;
         mount::attach(&mount, target).or_fail(&self.stage)?;
         Ok(mount)

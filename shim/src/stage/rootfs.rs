@@ -10,8 +10,8 @@ use holdfast_sys::path::{Root, of_descriptor};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
-use super::launch::{Launch, linux, root_is_read_only};
-use super::{Taken, builder, hide};
+use super::launch::{Launch, root_is_read_only};
+use super::{Taken, builder, hide, label};
 use crate::fault::{OrFail, Result, invalid};
 
 const STAGE: &str = "make root file system";
@@ -33,8 +33,7 @@ pub fn make(launch: &Launch, user_namespace: Option<&OwnedFd>) -> Result<OwnedFd
     if let ([only], true) = (rootfs.layers.as_slice(), rootfs.upper.as_os_str().is_empty()) {
         return layer(only, user_namespace).or_fail(STAGE);
     }
-    let label =
-        linux(launch).and_then(|linux| linux.mount_label().as_deref()).filter(|label| !label.is_empty());
+    let label = label::of_mounts(launch);
     match overlay(rootfs, label, user_namespace) {
         Ok(mount) => Ok(mount),
         // `lowerdir+` came in 6.8 (else EINVAL), by descriptor in 6.13 (else EBADF), detached mounts as layers in

@@ -9,6 +9,7 @@ use holdfast_sys::path::is_directory;
 use oci_spec::runtime::Mount;
 use rustix::io::Errno;
 
+use super::label;
 use super::launch::{Launch, has_user_namespace, mounts};
 use super::options::Options;
 use crate::fault::{OrFail, Result, invalid};
@@ -46,7 +47,7 @@ pub fn open(launch: &Launch, user_namespace: Option<&OwnedFd>) -> Result<Sources
     for mount in mounts(launch) {
         let options = Options::parse(mount.options().as_deref().unwrap_or_default());
         let source = if options.bind || mount.typ().as_deref() == Some("bind") {
-            Some(open_one(mount, &options, user_namespace)?)
+            Some(open_one(launch, mount, &options, user_namespace)?)
         } else if needs_host_sysfs(launch, mount) {
             Some(host_sysfs(&options)?)
         } else {
@@ -63,7 +64,12 @@ pub fn open(launch: &Launch, user_namespace: Option<&OwnedFd>) -> Result<Sources
     Ok(sources)
 }
 
-fn open_one(mount: &Mount, options: &Options, user_namespace: Option<&OwnedFd>) -> Result<Source> {
+fn open_one(
+    launch: &Launch,
+    mount: &Mount,
+    options: &Options,
+    user_namespace: Option<&OwnedFd>,
+) -> Result<Source> {
     let path = mount.source().as_deref().unwrap_or(Path::new(""));
     let stage = format!("open mount source {}", path.display());
     if !path.is_absolute() {
@@ -83,6 +89,11 @@ fn open_one(mount: &Mount, options: &Options, user_namespace: Option<&OwnedFd>) 
             format!("{}: {advice}", std::io::Error::from_raw_os_error(e.errno())),
         )
     })?;
+    // Before it may become read-only.
+    if let Some(label) = label::of_mounts(launch).filter(|_| launch.relabel.iter().any(|one| one == path)) {
+        label::relabel(&tree, label)
+            .or_invalid(&stage, "it cannot be given the container's SELinux label")?;
+    }
     options.apply(&tree).or_invalid(&stage, "the kernel refuses these options for this source")?;
     if let Some(map) = user_namespace.filter(|_| is_mapped(mount)) {
         let change = Change { id_map: Some(map.as_fd()), ..Change::default() };

@@ -57,6 +57,7 @@ pub fn holder(scene: &Scene, net: bool, pid: bool) -> PendingHolder {
         gid_map: scene.map.clone(),
         sysctls: BTreeMap::new(),
         shm_size: 1 << 20,
+        shm_label: String::new(),
         timeout: LIMIT,
     })
     .unwrap()

@@ -96,6 +96,7 @@ impl Scene {
             uid_map: self.map.clone(),
             gid_map: self.map.clone(),
             raw_env: vec![b"RAW=\xff\xfe".to_vec()],
+            relabel: Vec::new(),
             seccomp_flags: 0,
         };
         serde_json::to_vec(&launch).unwrap()

@@ -5,6 +5,9 @@ use holdfast_model::SecurityProfile;
 
 use super::Invalid;
 
+/// Before a profile's name, in the deprecated form.
+const LOCALHOST: &str = "localhost/";
+
 /// The profile that counts: the message where it is there, else the path of the deprecated field.
 pub(super) fn effective(
     profile: Option<v1::SecurityProfile>,
@@ -25,7 +28,11 @@ fn from_message(profile: v1::SecurityProfile, field: &str) -> Result<SecurityPro
         Ok(ProfileType::Localhost) if profile.localhost_ref.is_empty() => {
             Err(Invalid::missing(format!("{field}.localhost_ref")))
         }
-        Ok(ProfileType::Localhost) => Ok(SecurityProfile::Localhost(profile.localhost_ref)),
+        // Some clients write the deprecated form here too; containerd takes both.
+        Ok(ProfileType::Localhost) => {
+            let name = profile.localhost_ref;
+            Ok(SecurityProfile::Localhost(name.strip_prefix(LOCALHOST).unwrap_or(&name).to_owned()))
+        }
         Err(_) => Err(Invalid::choice(
             format!("{field}.profile_type"),
             profile.profile_type,
@@ -39,7 +46,7 @@ fn from_path(path: &str, field: &str) -> Result<Option<SecurityProfile>, Invalid
         "" => Ok(None),
         "runtime/default" | "docker/default" => Ok(Some(SecurityProfile::RuntimeDefault)),
         "unconfined" => Ok(Some(SecurityProfile::Unconfined)),
-        _ => match path.strip_prefix("localhost/") {
+        _ => match path.strip_prefix(LOCALHOST) {
             Some(name) if !name.is_empty() => Ok(Some(SecurityProfile::Localhost(name.to_owned()))),
             _ => Err(Invalid::text(
                 field,

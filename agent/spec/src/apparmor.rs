@@ -1,0 +1,71 @@
+//! Our default AppArmor profile, as text for apparmor_parser(8) (apparmor.d(5)).
+//!
+//! A second wall behind namespaces, masks and seccomp: a container that has found a way to write to the host's procfs or
+//! sysfs, or to mount one, finds it closed here. It stands by itself, without the includes of /etc/apparmor.d, which not
+//! every node has.
+
+use std::fmt::Write as _;
+
+/// Name of the profile.
+pub const DEFAULT_PROFILE: &str = "holdfast-default";
+
+/// What may not be done, whatever else is allowed: `deny` wins in AppArmor.
+const DENIED: &[&str] = &[
+    "mount",
+    "remount",
+    "pivot_root",
+    // The host's own controls in procfs. Names below a process's directory begin with a digit, and stay.
+    "/proc/* w",
+    "/proc/{acpi,asound,bus,driver,fs,irq,scsi,tty}/** wkl",
+    "/proc/sys/{abi,debug,dev,fs,sunrpc,user,vm}/** wkl",
+    // Of the kernel's own, a container may set what belongs to its ipc namespace: sem and shm*.
+    "/proc/sys/kernel/[^s]** wkl",
+    "/proc/sys/kernel/s[^eh]** wkl",
+    "/proc/{kcore,kmem,mem,sysrq-trigger} rwkl",
+    // All of sysfs but the cgroups.
+    "/sys/[^f]** wkl",
+    "/sys/f[^s]** wkl",
+    "/sys/fs/[^c]** wkl",
+    "/sys/fs/c[^g]** wkl",
+    "/sys/firmware/** rwkl",
+    "/sys/devices/virtual/powercap/** rwkl",
+    "/sys/kernel/security/** rwkl",
+];
+
+/// The profile's text. `agent` is the profile that we ourselves are confined by, if there is one: its signals have to
+/// arrive.
+pub fn default_profile(agent: Option<&str>) -> String {
+    let mut text = format!("profile {DEFAULT_PROFILE} flags=(attach_disconnected,mediate_deleted) {{\n");
+    for rule in ["network", "capability", "file", "umount"] {
+        let _ = writeln!(text, "  {rule},");
+    }
+    for peer in ["unconfined"].into_iter().chain(agent) {
+        let _ = writeln!(text, "  signal (receive) peer=\"{peer}\",");
+    }
+    let _ = writeln!(text, "  signal (send, receive) peer=\"{DEFAULT_PROFILE}\",");
+    let _ = writeln!(text, "  ptrace (trace, read, tracedby, readby) peer=\"{DEFAULT_PROFILE}\",");
+    for denied in DENIED {
+        let _ = writeln!(text, "  deny {denied},");
+    }
+    text.push_str("}\n");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rule_ends_as_the_language_wants() {
+        let text = default_profile(Some("node-agent"));
+        let body: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            (body[0], body[body.len() - 1]),
+            ("profile holdfast-default flags=(attach_disconnected,mediate_deleted) {", "}")
+        );
+        assert!(body[1..body.len() - 1].iter().all(|line| line.starts_with("  ") && line.ends_with(',')));
+        assert!(text.contains("signal (receive) peer=\"node-agent\","));
+        assert!(!default_profile(None).contains("node-agent"));
+        assert_eq!(body.iter().filter(|line| line.contains(" deny ")).count(), DENIED.len());
+    }
+}

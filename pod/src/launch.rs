@@ -19,6 +19,9 @@ pub struct Launch<S> {
     /// image's volumes.
     #[serde(default)]
     pub volumes: Vec<PathBuf>,
+    /// Images that are mounted. Each is the source of one mount of the spec, whose own source is for people only.
+    #[serde(default)]
+    pub image_volumes: Vec<ImageVolume>,
     /// Who runs the command.
     pub user: UserRequest,
     /// Clone flags (CLONE_NEWNET ...) of the holder's namespaces that the container joins.
@@ -53,6 +56,20 @@ pub struct Rootfs {
     pub upper: PathBuf,
     /// overlayfs's work directory, on the same file system.
     pub work: PathBuf,
+}
+
+/// An image that is mounted, always read-only.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImageVolume {
+    /// The place of its mount in `spec.mounts`.
+    pub mount: usize,
+    /// What the request calls it, for messages.
+    pub image: String,
+    /// Unpacked layers, lowest first.
+    pub layers: Vec<PathBuf>,
+    /// The directory or file of it that is mounted, relative to its root; empty: all of it.
+    pub sub_path: PathBuf,
 }
 
 /// Inside id, outside id, count: a line of uid_map.

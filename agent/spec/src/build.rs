@@ -1,6 +1,6 @@
 //! A container's spec and launch, put together from its configuration, its pod, its image and the node.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use holdfast_model::{
     ContainerConfig, ContainerId, DeviceRule, Image, PodId, PodSandboxConfig, SecurityProfile,
@@ -52,6 +52,8 @@ pub struct Inputs<'a> {
     pub container: &'a ContainerConfig,
     /// Its image.
     pub image: &'a Image,
+    /// For each of the container's mounts the image that it names, if it names one that is there.
+    pub volume_images: &'a [Option<Arc<Image>>],
     /// What its root is made of.
     pub rootfs: Rootfs,
     /// The pod's files.
@@ -145,6 +147,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Built, SpecError> {
             spec,
             rootfs: inputs.rootfs.clone(),
             volumes: mounts.volumes,
+            image_volumes: mounts.image_volumes,
             user,
             join: namespaces.join,
             own: namespaces.own,

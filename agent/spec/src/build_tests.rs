@@ -11,6 +11,7 @@ pub struct Case {
     pub pod: PodSandboxConfig,
     pub container: ContainerConfig,
     pub image: Image,
+    pub volume_images: Vec<Option<Arc<Image>>>,
     pub host: HostFacts,
     pub rlimits: Vec<PosixRlimit>,
     pub id: ContainerId,
@@ -34,6 +35,7 @@ impl Default for Case {
             pod: PodSandboxConfig::default(),
             container: ContainerConfig::default(),
             image,
+            volume_images: Vec::new(),
             host,
             rlimits: Vec::new(),
             id: "a".repeat(64).parse().unwrap(),
@@ -50,6 +52,7 @@ impl Case {
             pod: &self.pod,
             container: &self.container,
             image: &self.image,
+            volume_images: &self.volume_images,
             rootfs: Rootfs { layers: vec!["/layer".into()], upper: "/upper".into(), work: "/work".into() },
             files: PodFiles {
                 hosts: "/pod/hosts".into(),

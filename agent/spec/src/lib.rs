@@ -4,6 +4,7 @@
 //! are checked where they come in and never steer anything but what their field is for.
 
 pub mod apparmor;
+mod bind;
 mod build;
 pub mod caps;
 mod command;
@@ -11,9 +12,11 @@ mod devices;
 mod env;
 mod error;
 mod host;
+mod image_volume;
 mod mounts;
 mod namespaces;
 mod oci;
+mod relabel;
 mod resources;
 pub mod seccomp;
 pub mod selinux;

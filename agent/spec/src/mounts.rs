@@ -2,33 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use holdfast_model::{IdMapping, Mount, MountPropagation};
-use oci_spec::runtime::{LinuxIdMapping, Mount as OciMount, MountBuilder};
+use holdfast_model::MountPropagation;
+use holdfast_pod::launch::ImageVolume;
+use oci_spec::runtime::Mount as OciMount;
 
 use crate::{
+    bind::{Bind, Maps, bind},
     build::Inputs,
-    error::{SpecError, invalid, unsupported},
-    namespaces::{Namespaces, check_mapping},
-    oci, text,
+    error::{SpecError, invalid},
+    namespaces::Namespaces,
+    relabel, text,
 };
-
-/// Options that a mount of a request may have on top; each only narrows what can be done, or concerns access times.
-const EXTRA_OPTIONS: [&str; 8] =
-    ["noexec", "nosuid", "nodev", "noatime", "nodiratime", "relatime", "strictatime", "nosymfollow"];
-
-/// Single files of /proc that a mount may cover, as runc has them: what lxcfs and the like put there.
-const PROC_FILES: [&str; 10] = [
-    "/proc/cpuinfo",
-    "/proc/diskstats",
-    "/proc/meminfo",
-    "/proc/stat",
-    "/proc/swaps",
-    "/proc/uptime",
-    "/proc/loadavg",
-    "/proc/slabinfo",
-    "/proc/sys/kernel/ns_last_pid",
-    "/proc/sys/crypto/fips_enabled",
-];
 
 /// The mounts of a container.
 #[derive(Debug)]
@@ -41,6 +25,8 @@ pub struct Mounts {
     pub volumes: Vec<PathBuf>,
     /// Sources that get the container's SELinux label: the pod's files, and what the request says.
     pub relabel: Vec<PathBuf>,
+    /// The images that are mounted.
+    pub image_volumes: Vec<ImageVolume>,
     /// /dev/shm is the holder's and no mount of the list.
     pub pod_shm: bool,
 }
@@ -51,7 +37,7 @@ pub fn mounts(inputs: &Inputs<'_>, namespaces: &Namespaces) -> Result<Mounts, Sp
     let taken: Vec<PathBuf> = own.iter().map(|mount| text::clean(&mount.container_path)).collect();
     let volumes = volumes(inputs, &taken)?;
 
-    let mut relabel = relabelled(inputs)?;
+    let mut relabel = relabel::sources(inputs)?;
     let mut binds: Vec<Bind> =
         own.iter().enumerate().map(|(i, mount)| bind(inputs, mount, i)).collect::<Result<_, _>>()?;
     let maps = Maps::of(namespaces);
@@ -75,11 +61,14 @@ pub fn mounts(inputs: &Inputs<'_>, namespaces: &Namespaces) -> Result<Mounts, Sp
         .collect();
     let root_propagation =
         binds.iter().map(|bind| bind.propagation).max_by_key(|p| rank(*p)).and_then(of_root);
+    let mut image_volumes = Vec::new();
     for bind in binds {
+        let volume = bind.image.clone();
+        image_volumes.extend(volume.map(|volume| ImageVolume { mount: list.len(), ..volume }));
         list.push(bind.into_oci()?);
     }
     let pod_shm = !namespaces.host_ipc() && !covered(Path::new("/dev/shm"), &taken);
-    Ok(Mounts { list, root_propagation, volumes, relabel, pod_shm })
+    Ok(Mounts { list, root_propagation, volumes, relabel, image_volumes, pod_shm })
 }
 
 /// A mount of the request takes the place of a system's one at the same path, and of all below a /dev.
@@ -162,157 +151,6 @@ fn volumes(inputs: &Inputs<'_>, taken: &[PathBuf]) -> Result<Vec<PathBuf>, SpecE
     targets.sort();
     targets.dedup();
     Ok(targets)
-}
-
-/// Directories of the system's own, which no container may have relabelled (selinux(8): the node would not boot again).
-const NEVER_RELABELLED: [&str; 15] = [
-    "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin",
-    "/sys", "/usr", "/var",
-];
-
-/// Volumes that the request wants to have relabelled. Without SELinux that asks for nothing.
-fn relabelled(inputs: &Inputs<'_>) -> Result<Vec<PathBuf>, SpecError> {
-    let mut sources = Vec::new();
-    for (index, mount) in inputs.container.mounts.iter().enumerate() {
-        if !mount.selinux_relabel || mount.host_path.is_empty() {
-            continue;
-        }
-        if inputs.host.selinux.is_some()
-            && NEVER_RELABELLED.iter().any(|path| text::clean(&mount.host_path) == Path::new(path))
-        {
-            let problem =
-                format!("would change the labels of {}: choose a directory below it", mount.host_path);
-            return Err(invalid(format!("mounts[{index}].selinux_relabel"), problem));
-        }
-        sources.push(mount.host_path.clone().into());
-    }
-    Ok(sources)
-}
-
-/// Id mappings of a mount.
-#[derive(Debug, Clone, Default)]
-struct Maps {
-    uids: Vec<LinuxIdMapping>,
-    gids: Vec<LinuxIdMapping>,
-}
-
-impl Maps {
-    fn of(namespaces: &Namespaces) -> Self {
-        let map = |maps: &[holdfast_pod::launch::IdMap]| {
-            maps.iter().map(|map| oci::mapping(map.inside, map.outside, map.count)).collect()
-        };
-        Self { uids: map(&namespaces.uid_map), gids: map(&namespaces.gid_map) }
-    }
-
-    fn of_request(mount: &Mount, field: &str) -> Result<Self, SpecError> {
-        if mount.uid_mappings.is_empty() != mount.gid_mappings.is_empty() {
-            return Err(invalid(field, "has id mappings for uids or gids alone: give both or none"));
-        }
-        let convert = |maps: &[IdMapping], name: &str| {
-            let one = |map: &IdMapping| {
-                check_mapping(*map, &format!("{field}.{name}"))?;
-                Ok(oci::mapping(map.container_id, map.host_id, map.length))
-            };
-            maps.iter().map(one).collect::<Result<_, SpecError>>()
-        };
-        Ok(Self {
-            uids: convert(&mount.uid_mappings, "uidMappings")?,
-            gids: convert(&mount.gid_mappings, "gidMappings")?,
-        })
-    }
-}
-
-/// A bind mount.
-struct Bind {
-    source: PathBuf,
-    target: PathBuf,
-    propagation: MountPropagation,
-    options: Vec<String>,
-    maps: Maps,
-}
-
-impl Bind {
-    fn of_ours(source: PathBuf, target: PathBuf, readonly: bool, maps: &Maps) -> Self {
-        let options = ["rbind", "rprivate", if readonly { "ro" } else { "rw" }].map(str::to_owned).to_vec();
-        Self { source, target, propagation: MountPropagation::Private, options, maps: maps.clone() }
-    }
-
-    fn into_oci(self) -> Result<OciMount, SpecError> {
-        let target = self.target.display().to_string();
-        let builder = MountBuilder::default()
-            .destination(self.target)
-            .typ("bind")
-            .source(self.source)
-            .options(self.options)
-            .uid_mappings(self.maps.uids)
-            .gid_mappings(self.maps.gids);
-        let mut mount =
-            builder.build().map_err(|error| invalid(format!("mount {target}"), error.to_string()))?;
-        if mount.uid_mappings().as_ref().is_some_and(Vec::is_empty) {
-            mount.set_uid_mappings(None).set_gid_mappings(None);
-        }
-        Ok(mount)
-    }
-}
-
-/// A mount of the request. Whether its source is there is found out by whoever opens it, which is when it counts.
-fn bind(inputs: &Inputs<'_>, mount: &Mount, index: usize) -> Result<Bind, SpecError> {
-    let field = format!("mounts[{index}]");
-    text::absolute(&format!("{field}.container_path"), &mount.container_path)?;
-    let target = text::clean(&mount.container_path);
-    check_target(&target, mount, &format!("{field}.container_path"))?;
-    if mount.image.is_some() && mount.host_path.is_empty() {
-        return Err(unsupported(
-            format!("{field}.image"),
-            "image volumes are not supported yet: mount a host path",
-        ));
-    }
-    text::absolute(&format!("{field}.host_path"), &mount.host_path)?;
-    let propagation = match mount.propagation {
-        MountPropagation::Private => "rprivate",
-        MountPropagation::HostToContainer => "rslave",
-        MountPropagation::Bidirectional => "rshared",
-    };
-    let mut options = vec!["rbind", propagation, access(inputs, mount, &field)?];
-    for option in &mount.mount_options {
-        let known = EXTRA_OPTIONS.iter().find(|known| *known == option).ok_or_else(|| {
-            let problem = format!("{option:?} is not possible here: use of {}", EXTRA_OPTIONS.join(", "));
-            invalid(format!("{field}.mount_options"), problem)
-        })?;
-        options.push(known);
-    }
-    let options = options.into_iter().map(str::to_owned).collect();
-    let maps = Maps::of_request(mount, &field)?;
-    Ok(Bind { source: mount.host_path.clone().into(), target, propagation: mount.propagation, options, maps })
-}
-
-/// procfs is what labels, limits and masks are written through and seen in: only the host's own may take its place.
-fn check_target(target: &Path, mount: &Mount, field: &str) -> Result<(), SpecError> {
-    if target == Path::new("/") {
-        return Err(invalid(field, "the root cannot be a mount: choose a directory below it"));
-    }
-    let host_proc = target == Path::new("/proc") && text::clean(&mount.host_path) == Path::new("/proc");
-    let allowed = PROC_FILES.iter().any(|file| target == Path::new(file)) || host_proc;
-    if target.starts_with("/proc") && !allowed {
-        return Err(invalid(field, "/proc cannot be covered: mount it elsewhere"));
-    }
-    Ok(())
-}
-
-fn access(inputs: &Inputs<'_>, mount: &Mount, field: &str) -> Result<&'static str, SpecError> {
-    let recursive = format!("{field}.recursive_read_only");
-    match (mount.readonly, mount.recursive_read_only) {
-        (false, false) => Ok("rw"),
-        (true, false) => Ok("ro"),
-        (false, true) => Err(invalid(recursive, "is set without readonly: set that too")),
-        (true, true) if mount.propagation != MountPropagation::Private => {
-            Err(invalid(recursive, "goes with private propagation only: change propagation"))
-        }
-        (true, true) if !inputs.host.features.recursive_read_only_mounts => {
-            Err(unsupported(recursive, "needs Linux 5.12: use readonly alone"))
-        }
-        (true, true) => Ok("rro"),
-    }
 }
 
 #[cfg(test)]

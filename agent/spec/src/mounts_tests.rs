@@ -1,6 +1,9 @@
 //! Tests of the list of mounts.
 
-use holdfast_model::{ContainerConfig, IdMapping, ImageSpec, Mount, MountPropagation, NamespaceMode};
+use std::sync::Arc;
+
+use holdfast_model::{ContainerConfig, IdMapping, Image, ImageSpec, Mount, NamespaceMode};
+use oci_spec::runtime::LinuxIdMapping;
 
 use super::*;
 use crate::{build::tests::Case, namespaces};
@@ -129,14 +132,82 @@ fn id_maps_of_a_volume_and_of_the_pods_files() {
     let made = made(&case).unwrap();
     let maps = |target: &str| {
         let mount = made.list.iter().find(|mount| mount.destination() == Path::new(target)).unwrap();
-        mount.gid_mappings().clone().unwrap_or_default().first().map(|map| map.host_id())
+        mount.gid_mappings().clone().unwrap_or_default().first().map(LinuxIdMapping::host_id)
     };
     assert_eq!((maps("/v"), maps("/p"), maps("/etc/hosts")), (Some(1 << 17), None, Some(1 << 16)));
 }
 
+fn of_image(name: &str, sub_path: &str) -> Mount {
+    Mount {
+        image: Some(ImageSpec { image: name.into(), ..ImageSpec::default() }),
+        image_sub_path: sub_path.into(),
+        ..mount("", "/i")
+    }
+}
+
+fn with_image(mount: Mount) -> Case {
+    let image = Image {
+        id: "sha256:1".into(),
+        layers: ["/lower", "/up:per"].map(PathBuf::from).to_vec(),
+        ..Image::default()
+    };
+    Case { volume_images: vec![Some(Arc::new(image))], ..with(&[mount]) }
+}
+
+#[test]
+fn an_image_is_read_only_whatever_the_request_says() {
+    let asked = Mount {
+        propagation: MountPropagation::Bidirectional,
+        mount_options: vec!["noexec".into()],
+        ..of_image("data:1", "./etc//ssl/")
+    };
+    let made = made(&with_image(asked)).unwrap();
+    let [volume] = made.image_volumes.as_slice() else { panic!("{made:?}") };
+    assert_eq!((volume.image.as_str(), volume.sub_path.as_path()), ("data:1", Path::new("etc/ssl")));
+    assert_eq!(volume.layers, ["/lower", "/up:per"].map(PathBuf::from));
+    let mount = &made.list[volume.mount];
+    assert_eq!(mount.destination(), Path::new("/i"));
+    assert_eq!(mount.typ().as_deref(), Some("overlay"));
+    assert_eq!(mount.source().as_deref(), Some(Path::new("sha256:1")));
+    assert_eq!(options(&made, "/i"), ["ro", "rprivate", "noexec", "lowerdir=/up\\:per:/lower"]);
+    assert_eq!(made.root_propagation, None, "nothing of the host shows in it");
+}
+
+#[test]
+fn an_image_is_told_apart_from_the_mounts_around_it() {
+    let mut case = with(&[mount("/x", "/x/deep"), of_image("a", ""), mount("/y", "/y")]);
+    case.volume_images =
+        vec![None, Some(Arc::new(Image { layers: vec!["/l".into()], ..Image::default() })), None];
+    let made = made(&case).unwrap();
+    let [volume] = made.image_volumes.as_slice() else { panic!("{made:?}") };
+    assert_eq!(made.list[volume.mount].destination(), Path::new("/i"));
+    assert!(volume.sub_path.as_os_str().is_empty());
+}
+
+#[test]
+fn sub_paths_and_mappings_of_images_that_are_refused() {
+    let half = IdMapping { host_id: 1, container_id: 0, length: 1 };
+    for (asked, part) in [
+        (of_image("a", "/etc"), "mounts[0].image_sub_path: \"/etc\" is absolute"),
+        (of_image("a", "etc/../.."), "mounts[0].image_sub_path: \"etc/../..\" holds .."),
+        (of_image("a", ".."), "holds .."),
+        (of_image("a", "a\nb"), "control character"),
+        (of_image("a", &"a/".repeat(2500)), "a path has at most"),
+        (Mount { uid_mappings: vec![half], ..of_image("a", "") }, "uids or gids alone"),
+        (Mount { mount_options: vec!["rw".into()], ..of_image("a", "") }, "mount_options"),
+        (Mount { recursive_read_only: true, ..of_image("a", "") }, "recursive_read_only"),
+        (Mount { container_path: "/proc".into(), ..of_image("a", "") }, "/proc cannot be covered"),
+    ] {
+        let error = made(&with_image(asked)).unwrap_err().to_string();
+        assert!(error.contains(part), "{part} is not in {error}");
+    }
+    let missing = made(&with(&[of_image("a:1", "")])).unwrap_err();
+    assert_eq!(missing.kind(), crate::ErrorKind::NotFound);
+    assert_eq!(missing.to_string(), "mounts[0].image: image \"a:1\" not found: pull it first");
+}
+
 #[test]
 fn what_is_refused() {
-    let image = Mount { image: Some(ImageSpec::default()), ..mount("", "/i") };
     let half = Mount {
         uid_mappings: vec![IdMapping { host_id: 1, container_id: 0, length: 1 }],
         ..mount("/v", "/v")
@@ -150,7 +221,7 @@ fn what_is_refused() {
         (mount("/x", "/proc/self/attr"), "/proc cannot be covered"),
         (mount("/x", "/a/../proc/sys"), "/proc cannot be covered"),
         (mount("/x\n", "/x"), "control"),
-        (image, "mounts[0].image"),
+        (Mount { image_sub_path: "x".into(), ..mount("/x", "/x") }, "image_sub_path: is set without image"),
         (half, "uids or gids alone"),
         (Mount { recursive_read_only: true, ..mount("/x", "/x") }, "recursive_read_only"),
         (
@@ -169,4 +240,19 @@ fn what_is_refused() {
     }
     assert!(made(&with(&[mount("/proc", "/proc")])).is_ok(), "the host's own");
     assert!(made(&with(&[mount("/lxcfs/meminfo", "/proc/meminfo")])).is_ok());
+}
+
+#[test]
+fn what_is_relabelled_where_the_node_has_labels() {
+    let labelled = |path: &str| Mount { selinux_relabel: true, ..mount(path, "/v") };
+    let mut case = with(&[labelled("/srv/data"), mount("/srv/other", "/o")]);
+    let sources = |case: &Case| made(case).map(|made| made.relabel);
+    let own = |case: &Case| sources(case).unwrap().iter().filter(|path| path.starts_with("/srv")).count();
+    assert_eq!(own(&case), 0);
+    case.host.selinux = Some(crate::selinux::Contexts::default());
+    assert_eq!(own(&case), 1);
+    assert!(sources(&case).unwrap().contains(&PathBuf::from("/srv/data")));
+    case.container.mounts = vec![labelled("/usr/")];
+    let refused = sources(&case).unwrap_err().to_string();
+    assert!(refused.contains("mounts[0].selinux_relabel") && refused.contains("/usr/"), "{refused}");
 }

@@ -30,6 +30,12 @@ pub fn absolute(field: &str, path: &str) -> Result<(), SpecError> {
     if !path.starts_with('/') {
         return Err(invalid(field, format!("{path:?} is not an absolute path: begin it with /")));
     }
+    short(field, path)
+}
+
+/// A path that the kernel takes at all.
+pub fn short(field: &str, path: &str) -> Result<(), SpecError> {
+    plain(field, path)?;
     if path.len() >= PATH_MAX {
         return Err(invalid(
             field,

@@ -43,7 +43,6 @@ const DRAIN: Duration = Duration::from_secs(2);
 struct Plan {
     pod: Arc<Pod>,
     holder: Arc<Holder>,
-    image: Arc<Image>,
     built: Built,
     seccomp: Option<Arc<Program>>,
     record: ContainerRecord,
@@ -108,19 +107,16 @@ impl Runtime {
             path: "/dev/urandom".into(),
             source,
         })?;
-        let wanted = &config.image.image;
-        let image = self
-            .images
-            .get(wanted)
-            .map_err(|source| Error::Image { operation: format!("look up image {wanted:?}"), source })?
-            .ok_or_else(|| Error::NoSuchImage { image: wanted.clone() })?;
+        let image = self.find_image(&config.image.image)?;
+        let volume_images = self.volume_images(&config)?;
         let pid_target = self.pid_target(&pod, &config)?;
         let pod_record = pod.record.get();
         let cgroup = self
             .cgroups
             .container(pod_record.cgroup.as_parent(), &id)
             .map_err(|source| Error::Cgroup { operation: "name container", source })?;
-        let mut built = self.build_spec(&id, &pod, &pod_record, &config, &image, &cgroup.to_string()).await?;
+        let images = (&image, volume_images.clone());
+        let mut built = self.build_spec(&id, &pod, &pod_record, &config, images, &cgroup.to_string()).await?;
         let seccomp = self.seccomp_program(&built).await?;
         built.launch.seccomp_flags = seccomp.as_ref().map_or(0, |program| program.flags());
         let record = ContainerRecord {
@@ -128,6 +124,7 @@ impl Runtime {
             boot_id: self.boot_id.clone(),
             pod_id: pod.id.clone(),
             image_id: image.id.clone(),
+            volume_images: volume_images.iter().flatten().map(|image| image.id.clone()).collect(),
             created_at_ns: now_ns(),
             phase: Phase::Creating,
             removing: false,
@@ -142,7 +139,7 @@ impl Runtime {
             id,
             config,
         };
-        Ok(Plan { pod, holder, image, built, seccomp, record, pid_target })
+        Ok(Plan { pod, holder, built, seccomp, record, pid_target })
     }
 
     /// Pid mode TARGET: the container whose pid namespace is joined, which must run in the same pod.
@@ -175,7 +172,7 @@ impl Runtime {
         pod: &Pod,
         pod_record: &PodRecord,
         config: &ContainerConfig,
-        image: &Arc<Image>,
+        (image, volume_images): (&Arc<Image>, Vec<Option<Arc<Image>>>),
         cgroups_path: &str,
     ) -> Result<Built, Error> {
         let runtime = self.clone();
@@ -191,6 +188,7 @@ impl Runtime {
                 pod: &pod_config,
                 container: &config,
                 image: &image,
+                volume_images: &volume_images,
                 rootfs: Rootfs {
                     layers: image.layers.clone(),
                     upper: dir.join("upper"),
@@ -253,10 +251,8 @@ impl Runtime {
                 .map_err(|source| Error::Io { operation: "write", path, source })
         })
         .await?;
-        self.images
-            .lease(&plan.image.id, id.as_str())
-            .await
-            .map_err(|source| Error::Image { operation: format!("keep image for container {id}"), source })?;
+        let images = std::iter::once(&plan.record.image_id).chain(&plan.record.volume_images);
+        self.lease_images(id, images.map(String::as_str)).await?;
         let systemd = self.cgroups.driver() == holdfast_cgroup::Driver::Systemd;
         let entry = if systemd {
             Entry::default()

@@ -45,6 +45,9 @@ pub enum Error {
     Ambiguous { what: &'static str, id: String, count: usize },
     #[error("image {image:?} not found: pull it first")]
     NoSuchImage { image: String },
+    /// The first word is cri-api's (pkg/errors): what it stands for is known to those who look for it.
+    #[error("ImageVolumeMountFailed: config.mounts[{mount}].image")]
+    ImageVolume { mount: usize, source: Box<Error> },
     #[error("pod sandbox {id} is not ready: its state is NOTREADY")]
     PodNotReady { id: String },
     #[error("container {id} is {state}, and {operation} needs one that is {wanted}")]
@@ -93,6 +96,7 @@ impl Error {
             Self::Ambiguous { .. } | Self::BadRequest { .. } | Self::NoSuchHandler { .. } => {
                 Kind::InvalidArgument
             }
+            Self::ImageVolume { source, .. } => source.kind(),
             Self::PodNotReady { .. } | Self::WrongState { .. } => Kind::FailedPrecondition,
             Self::NameTaken { .. } => Kind::AlreadyExists,
             Self::Timeout { .. } | Self::ExecTimeout { .. } => Kind::DeadlineExceeded,

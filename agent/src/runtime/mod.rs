@@ -38,6 +38,7 @@ mod stop_container;
 mod stop_pod_sandbox;
 mod update_resources;
 mod view;
+mod volume_images;
 
 use std::{
     collections::HashMap,

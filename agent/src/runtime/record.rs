@@ -92,6 +92,9 @@ pub struct ContainerRecord {
     pub config: ContainerConfig,
     /// The image's id.
     pub image_id: String,
+    /// The ids of the images that it mounts, in the order of the mounts that name one.
+    #[serde(default)]
+    pub volume_images: Vec<String>,
     /// Nanoseconds since the epoch.
     pub created_at_ns: i64,
     /// Where it stands.

@@ -8,6 +8,7 @@ mod bad_registry;
 mod cni;
 mod escape;
 mod fixtures;
+mod image_volumes;
 mod images;
 mod limits;
 mod namespaces;

@@ -1,11 +1,11 @@
-//! An overlay on kernels that take neither `lowerdir+` nor detached layers: made by mount(2) in a private copy of the
-//! host's mount namespace, by a child that hands out the descriptor and ends.
+//! An overlay on kernels that take neither `lowerdir+` nor detached layers, nor copy a part of a detached mount: made by
+//! mount(2) in a private copy of the host's mount namespace, by a child that hands out the descriptor and ends.
 
 use std::fmt::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use holdfast_pod::launch::Rootfs;
+use holdfast_pod::launch::{ImageVolume, Rootfs};
 use holdfast_pod::protocol::Failure;
 use holdfast_sys::clone::{Birth, Forked, fork};
 use holdfast_sys::mount::{self, FileSystem};
@@ -14,20 +14,26 @@ use holdfast_sys::process::exit_now;
 use holdfast_sys::{ns, pidfd, socket};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
-use super::rootfs::{layer, lowest_last};
+use super::images::look_up;
+use super::rootfs::{is_alone, layer, lowest_last};
 use crate::fault::{OrFail, Result, internal};
 
 const STAGE: &str = "make root file system";
 /// One page is all that mount(2) takes as options.
 const LONGEST_OPTIONS: usize = 4095;
 
-/// Makes the overlay and returns a detached copy of its mount.
-pub fn overlay(rootfs: &Rootfs, label: Option<&str>, user_namespace: Option<&OwnedFd>) -> Result<OwnedFd> {
+/// Makes the overlay and returns a detached copy of its mount, or of the part of it that a volume is of.
+pub fn overlay(
+    rootfs: &Rootfs,
+    label: Option<&str>,
+    user_namespace: Option<&OwnedFd>,
+    volume: Option<&ImageVolume>,
+) -> Result<OwnedFd> {
     let (here, there) = socket::pair().or_fail(STAGE)?;
     let birth = Birth { namespaces: ns::NEWNS, ..Birth::default() };
     let child = match fork(birth).or_fail("clone root builder")? {
         Forked::Child => {
-            let result = build(rootfs, label, user_namespace);
+            let result = build(rootfs, label, user_namespace, volume);
             exit_now(i32::from(answer(&there, result).is_err()));
         }
         Forked::Parent(child) => child,
@@ -64,7 +70,12 @@ fn receive(here: &OwnedFd) -> Result<OwnedFd> {
     }
 }
 
-fn build(rootfs: &Rootfs, label: Option<&str>, user_namespace: Option<&OwnedFd>) -> Result<OwnedFd> {
+fn build(
+    rootfs: &Rootfs,
+    label: Option<&str>,
+    user_namespace: Option<&OwnedFd>,
+    volume: Option<&ImageVolume>,
+) -> Result<OwnedFd> {
     mount::make_all_private().or_fail(STAGE)?;
     // Opened before anything is mounted: the tmpfs below may hide the path of one of them.
     let mut held = Vec::new();
@@ -99,6 +110,11 @@ fn build(rootfs: &Rootfs, label: Option<&str>, user_namespace: Option<&OwnedFd>)
         }
         let _ = write!(lower, "{}{}", if number == 0 { "" } else { ":" }, of_descriptor(layer));
     }
+    if is_alone(rootfs) {
+        let bottom = place("bottom")?;
+        let _ = write!(lower, ":{}", of_descriptor(&bottom));
+        held.push(bottom);
+    }
     let mut options = format!("lowerdir={lower}{upper}");
     if let Some(label) = label {
         let _ = write!(options, ",context=\"{label}\"");
@@ -115,6 +131,8 @@ fn build(rootfs: &Rootfs, label: Option<&str>, user_namespace: Option<&OwnedFd>)
         .or_fail(STAGE)?;
     let made = openat(&desk, "root", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .or_fail(STAGE)?;
+    let part = volume.filter(|volume| !volume.sub_path.as_os_str().is_empty());
+    let made = part.map_or(Ok(None), |volume| look_up(&made, volume).map(Some))?.unwrap_or(made);
     mount::copy_tree(made.as_fd(), Path::new(""), false).or_fail(STAGE)
 }
 

@@ -24,6 +24,7 @@ pub mod devices;
 pub mod exec;
 pub mod hide;
 pub mod identity;
+pub mod images;
 pub mod join;
 pub mod label;
 pub mod launch;

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use holdfast_pod::launch::Rootfs;
-use holdfast_sys::error::Result as CallResult;
+use holdfast_sys::error::{CallError, Result as CallResult};
 use holdfast_sys::mount::{self, Change, FileSystem, RDONLY};
 use holdfast_sys::path::{Root, of_descriptor};
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -23,12 +23,7 @@ const LONGEST_STRING: usize = 256;
 /// Makes the root as a detached mount.
 pub fn make(launch: &Launch, user_namespace: Option<&OwnedFd>) -> Result<OwnedFd> {
     let rootfs = &launch.rootfs;
-    if rootfs.layers.is_empty() {
-        return Err(invalid(STAGE, "the launch names no layer"));
-    }
-    if let Some(missing) = rootfs.layers.iter().find(|layer| !layer.is_dir()) {
-        return Err(invalid(STAGE, format!("layer {} is not there", missing.display())));
-    }
+    check_layers(STAGE, &rootfs.layers)?;
     // overlayfs refuses a single layer: it is bound.
     if let ([only], true) = (rootfs.layers.as_slice(), rootfs.upper.as_os_str().is_empty()) {
         return layer(only, user_namespace).or_fail(STAGE);
@@ -36,13 +31,26 @@ pub fn make(launch: &Launch, user_namespace: Option<&OwnedFd>) -> Result<OwnedFd
     let label = label::of_mounts(launch);
     match overlay(rootfs, label, user_namespace) {
         Ok(mount) => Ok(mount),
-        // `lowerdir+` came in 6.8 (else EINVAL), by descriptor in 6.13 (else EBADF), detached mounts as layers in
-        // 6.15: elsewhere somebody else makes it.
-        Err(e) if [Errno::INVAL, Errno::NOSYS, Errno::BADF].into_iter().any(|errno| e.is(errno)) => {
-            builder::overlay(rootfs, label, user_namespace)
-        }
+        Err(e) if is_for_the_builder(&e) => builder::overlay(rootfs, label, user_namespace, None),
         Err(e) => Err(e).or_fail(STAGE),
     }
+}
+
+/// All of them are there.
+pub fn check_layers(stage: &str, layers: &[PathBuf]) -> Result<()> {
+    if layers.is_empty() {
+        return Err(invalid(stage, "the launch names no layer"));
+    }
+    match layers.iter().find(|layer| !layer.is_dir()) {
+        Some(missing) => Err(invalid(stage, format!("layer {} is not there", missing.display()))),
+        None => Ok(()),
+    }
+}
+
+/// `lowerdir+` came in 6.8 (else EINVAL), by descriptor in 6.13 (else EBADF), detached mounts as layers and as what is
+/// copied in 6.15 (else EINVAL): elsewhere somebody else makes it.
+pub fn is_for_the_builder(error: &CallError) -> bool {
+    [Errno::INVAL, Errno::NOSYS, Errno::BADF].into_iter().any(|errno| error.is(errno))
 }
 
 /// A layer as a detached mount, id-mapped for the user namespace.
@@ -58,7 +66,13 @@ pub fn layer(path: &Path, user_namespace: Option<&OwnedFd>) -> CallResult<OwnedF
     Ok(tree)
 }
 
-fn overlay(rootfs: &Rootfs, label: Option<&str>, user_namespace: Option<&OwnedFd>) -> CallResult<OwnedFd> {
+/// The overlay as a detached mount, where the kernel can make it without a name. Without an upper directory it is
+/// read-only; a single layer then gets an empty one below it, for overlayfs refuses one alone.
+pub fn overlay(
+    rootfs: &Rootfs,
+    label: Option<&str>,
+    user_namespace: Option<&OwnedFd>,
+) -> CallResult<OwnedFd> {
     let fs = FileSystem::open("overlay")?;
     fs.string("source", "overlay")?;
     if let Some(label) = label {
@@ -76,11 +90,21 @@ fn overlay(rootfs: &Rootfs, label: Option<&str>, user_namespace: Option<&OwnedFd
             directory(&fs, "lowerdir+", path, &mut held)?;
         }
     }
+    if is_alone(rootfs) {
+        let bottom = FileSystem::open("tmpfs")?.mount(RDONLY)?;
+        fs.descriptor("lowerdir+", bottom.as_fd())?;
+        held.push(bottom);
+    }
     if !rootfs.upper.as_os_str().is_empty() {
         directory(&fs, "upperdir", &rootfs.upper, &mut held)?;
         directory(&fs, "workdir", &rootfs.work, &mut held)?;
     }
     fs.mount(0)
+}
+
+/// There is one layer and nothing on top of it.
+pub fn is_alone(rootfs: &Rootfs) -> bool {
+    rootfs.layers.len() == 1 && rootfs.upper.as_os_str().is_empty()
 }
 
 /// By its name, which then shows in mountinfo, or by a descriptor if the name is too long or needs quoting.
@@ -91,7 +115,7 @@ fn directory(fs: &FileSystem, key: &str, path: &Path, held: &mut Vec<OwnedFd>) -
         return fs.string(key, name);
     }
     let fd = openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| holdfast_sys::error::CallError::new(format!("open(\"{}\")", path.display()), e))?;
+        .map_err(|e| CallError::new(format!("open(\"{}\")", path.display()), e))?;
     let name = of_descriptor(&fd);
     held.push(fd);
     fs.string(key, &name)

@@ -9,6 +9,7 @@ use holdfast_sys::path::is_directory;
 use oci_spec::runtime::Mount;
 use rustix::io::Errno;
 
+use super::images;
 use super::label;
 use super::launch::{Launch, has_user_namespace, mounts};
 use super::options::Options;
@@ -44,9 +45,12 @@ impl Sources {
 /// Opens every source that the spec names.
 pub fn open(launch: &Launch, user_namespace: Option<&OwnedFd>) -> Result<Sources> {
     let mut sources = Sources::default();
-    for mount in mounts(launch) {
+    for (place, mount) in mounts(launch).iter().enumerate() {
         let options = Options::parse(mount.options().as_deref().unwrap_or_default());
-        let source = if options.bind || mount.typ().as_deref() == Some("bind") {
+        let image = launch.image_volumes.iter().find(|volume| volume.mount == place);
+        let source = if let Some(image) = image {
+            Some(images::open(image, &options, label::of_mounts(launch), user_namespace)?)
+        } else if options.bind || mount.typ().as_deref() == Some("bind") {
             Some(open_one(launch, mount, &options, user_namespace)?)
         } else if needs_host_sysfs(launch, mount) {
             Some(host_sysfs(&options)?)

@@ -5,6 +5,7 @@ mod attach;
 mod death;
 mod exec;
 mod harness;
+mod images;
 mod isolation;
 mod log;
 mod pids;

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use holdfast_pod::launch::{IdMap, Launch, Rootfs, UserRequest};
+use holdfast_pod::launch::{IdMap, ImageVolume, Launch, Rootfs, UserRequest};
 use holdfast_sys::ns;
 use serde_json::{Value, json};
 
@@ -25,6 +25,7 @@ pub struct Scene {
     pub map: Vec<IdMap>,
     pub layers: Vec<PathBuf>,
     pub volumes: Vec<PathBuf>,
+    pub image_volumes: Vec<ImageVolume>,
 }
 
 impl Scene {
@@ -52,6 +53,7 @@ impl Scene {
             map: Vec::new(),
             layers: vec![lower],
             volumes: Vec::new(),
+            image_volumes: Vec::new(),
         })
     }
 
@@ -80,6 +82,17 @@ impl Scene {
         self.mount(json!({"destination": target, "type": "bind", "source": source, "options": options}));
     }
 
+    /// Mounts an image of these layers, lowest first.
+    pub fn image(&mut self, layers: &[PathBuf], sub_path: &str, target: &str, options: &[&str]) {
+        let mount = self.spec["mounts"].as_array().unwrap().len();
+        let options = [&["ro"], options].concat();
+        self.mount(
+            json!({"destination": target, "type": "overlay", "source": "sha256:1", "options": options}),
+        );
+        let (image, sub_path) = ("test:1".to_owned(), sub_path.into());
+        self.image_volumes.push(ImageVolume { mount, image, layers: layers.to_vec(), sub_path });
+    }
+
     pub fn launch(&self) -> Vec<u8> {
         let launch = Launch {
             spec: self.spec.clone(),
@@ -89,6 +102,7 @@ impl Scene {
                 work: self.path("work"),
             },
             volumes: self.volumes.clone(),
+            image_volumes: self.image_volumes.clone(),
             user: self.user.clone(),
             join: self.join,
             own: self.own,

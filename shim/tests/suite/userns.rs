@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::harness::{Shim, holder, request, user_map};
 use crate::scene::Scene;
 
-fn mapped(script: &str) -> Option<Scene> {
+pub fn mapped(script: &str) -> Option<Scene> {
     let mut scene = Scene::sh(script)?;
     scene.map = user_map();
     scene.join |= ns::NEWUSER;

@@ -77,7 +77,7 @@ pub(super) fn container_config(config: &ContainerConfig) -> v1::ContainerConfig 
         args: config.args.clone(),
         working_dir: config.working_dir.clone(),
         envs: config.envs.iter().map(key_value).collect(),
-        mounts: mounts_to_wire(&config.mounts),
+        mounts: mounts_to_wire(&config.mounts, &[]),
         devices: config.devices.iter().map(device).collect(),
         labels: config.labels.clone(),
         annotations: config.annotations.clone(),

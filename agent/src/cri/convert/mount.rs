@@ -16,9 +16,20 @@ pub fn mounts(mounts: Vec<v1::Mount>) -> Result<Vec<Mount>, Invalid> {
     each("mounts", mounts, mount)
 }
 
-/// The mounts of a container for its status.
-pub fn mounts_to_wire(mounts: &[Mount]) -> Vec<v1::Mount> {
-    mounts.iter().map(to_wire).collect()
+/// The mounts of a container. In a status `images` are the ids of those that name an image: the kubelet shows them as the
+/// digests of the pod's image volumes.
+pub fn mounts_to_wire(mounts: &[Mount], images: &[String]) -> Vec<v1::Mount> {
+    let mut images = images.iter();
+    let with_id = |mount| {
+        let mut wire = to_wire(mount);
+        if let Some(image) = &mut wire.image
+            && let Some(id) = images.next()
+        {
+            image.image_ref.clone_from(id);
+        }
+        wire
+    };
+    mounts.iter().map(with_id).collect()
 }
 
 fn mount(mount: v1::Mount) -> Result<Mount, Invalid> {
@@ -112,12 +123,18 @@ mod tests {
             v1::Mount { propagation: 2, ..bind() },
             v1::Mount {
                 host_path: String::new(),
-                image: Some(v1::ImageSpec { image: "data:1".into(), ..Default::default() }),
+                image: Some(v1::ImageSpec {
+                    image: "data:1".into(),
+                    image_ref: "sha256:1".into(),
+                    ..Default::default()
+                }),
                 image_sub_path: "etc".into(),
                 ..bind()
             },
         ];
-        assert_eq!(mounts_to_wire(&mounts(wire.clone()).unwrap()), wire);
+        let mut asked = wire.clone();
+        asked[3].image.as_mut().unwrap().image_ref.clear();
+        assert_eq!(mounts_to_wire(&mounts(asked).unwrap(), &["sha256:1".to_owned()]), wire);
     }
 
     #[test]

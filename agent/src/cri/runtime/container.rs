@@ -105,7 +105,7 @@ pub fn status_to_wire(view: &ContainerView) -> v1::ContainerStatus {
         message: exit.message,
         labels: record.config.labels.clone(),
         annotations: record.config.annotations.clone(),
-        mounts: mounts_to_wire(&record.config.mounts),
+        mounts: mounts_to_wire(&record.config.mounts, &record.volume_images),
         log_path: record.log_path.display().to_string(),
         resources: Some(v1::ContainerResources {
             linux: Some(resources_to_wire(&record.resources)),

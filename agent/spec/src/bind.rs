@@ -1,0 +1,204 @@
+//! Mounts of the request, and what of them is checked.
+
+use std::path::{Path, PathBuf};
+
+use holdfast_model::{IdMapping, ImageSpec, Mount, MountPropagation};
+use holdfast_pod::launch::ImageVolume;
+use oci_spec::runtime::{LinuxIdMapping, Mount as OciMount, MountBuilder};
+
+use crate::{
+    build::Inputs,
+    error::{SpecError, invalid, unsupported},
+    image_volume,
+    namespaces::{Namespaces, check_mapping},
+    oci, text,
+};
+
+/// Options that a mount of a request may have on top; each only narrows what can be done, or concerns access times.
+const EXTRA_OPTIONS: [&str; 8] =
+    ["noexec", "nosuid", "nodev", "noatime", "nodiratime", "relatime", "strictatime", "nosymfollow"];
+
+/// Single files of /proc that a mount may cover, as runc has them: what lxcfs and the like put there.
+const PROC_FILES: [&str; 10] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/loadavg",
+    "/proc/slabinfo",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/sys/crypto/fips_enabled",
+];
+
+/// Id mappings of a mount.
+#[derive(Debug, Clone, Default)]
+pub struct Maps {
+    uids: Vec<LinuxIdMapping>,
+    gids: Vec<LinuxIdMapping>,
+}
+
+impl Maps {
+    /// Those of the pod's user namespace.
+    pub fn of(namespaces: &Namespaces) -> Self {
+        let map = |maps: &[holdfast_pod::launch::IdMap]| {
+            maps.iter().map(|map| oci::mapping(map.inside, map.outside, map.count)).collect()
+        };
+        Self { uids: map(&namespaces.uid_map), gids: map(&namespaces.gid_map) }
+    }
+
+    fn of_request(mount: &Mount, field: &str) -> Result<Self, SpecError> {
+        if mount.uid_mappings.is_empty() != mount.gid_mappings.is_empty() {
+            return Err(invalid(field, "has id mappings for uids or gids alone: give both or none"));
+        }
+        let convert = |maps: &[IdMapping], name: &str| {
+            let one = |map: &IdMapping| {
+                check_mapping(*map, &format!("{field}.{name}"))?;
+                Ok(oci::mapping(map.container_id, map.host_id, map.length))
+            };
+            maps.iter().map(one).collect::<Result<_, SpecError>>()
+        };
+        Ok(Self {
+            uids: convert(&mount.uid_mappings, "uidMappings")?,
+            gids: convert(&mount.gid_mappings, "gidMappings")?,
+        })
+    }
+}
+
+/// A bind mount, or one of an image.
+#[derive(Debug)]
+pub struct Bind {
+    source: PathBuf,
+    /// Where in the container, without `..`.
+    pub target: PathBuf,
+    /// How mounts below it show on the other side.
+    pub propagation: MountPropagation,
+    options: Vec<String>,
+    maps: Maps,
+    /// The image that it is of, if it is of one.
+    pub image: Option<ImageVolume>,
+}
+
+impl Bind {
+    /// A mount of a file of ours.
+    pub fn of_ours(source: PathBuf, target: PathBuf, readonly: bool, maps: &Maps) -> Self {
+        let options = ["rbind", "rprivate", if readonly { "ro" } else { "rw" }].map(str::to_owned).to_vec();
+        let propagation = MountPropagation::Private;
+        Self { source, target, propagation, options, maps: maps.clone(), image: None }
+    }
+
+    /// As the spec has it.
+    pub fn into_oci(self) -> Result<OciMount, SpecError> {
+        let target = self.target.display().to_string();
+        let builder = MountBuilder::default()
+            .destination(self.target)
+            .typ(if self.image.is_some() { "overlay" } else { "bind" })
+            .source(self.source)
+            .options(self.options)
+            .uid_mappings(self.maps.uids)
+            .gid_mappings(self.maps.gids);
+        let mut mount =
+            builder.build().map_err(|error| invalid(format!("mount {target}"), error.to_string()))?;
+        if mount.uid_mappings().as_ref().is_some_and(Vec::is_empty) {
+            mount.set_uid_mappings(None).set_gid_mappings(None);
+        }
+        Ok(mount)
+    }
+}
+
+/// A mount of the request. Whether its source is there is found out by whoever opens it, which is when it counts.
+pub fn bind(inputs: &Inputs<'_>, mount: &Mount, index: usize) -> Result<Bind, SpecError> {
+    let field = format!("mounts[{index}]");
+    text::absolute(&format!("{field}.container_path"), &mount.container_path)?;
+    let target = text::clean(&mount.container_path);
+    check_target(&target, mount, &format!("{field}.container_path"))?;
+    if let Some(image) = &mount.image {
+        return image_bind(inputs, mount, image, index, target);
+    }
+    if !mount.image_sub_path.is_empty() {
+        return Err(invalid(format!("{field}.image_sub_path"), "is set without image: take it out"));
+    }
+    text::absolute(&format!("{field}.host_path"), &mount.host_path)?;
+    let propagation = match mount.propagation {
+        MountPropagation::Private => "rprivate",
+        MountPropagation::HostToContainer => "rslave",
+        MountPropagation::Bidirectional => "rshared",
+    };
+    let mut options = vec!["rbind", propagation, access(inputs, mount, &field)?];
+    options.extend(extra_options(mount, &field)?);
+    Ok(Bind {
+        source: mount.host_path.clone().into(),
+        target,
+        propagation: mount.propagation,
+        options: options.into_iter().map(str::to_owned).collect(),
+        maps: Maps::of_request(mount, &field)?,
+        image: None,
+    })
+}
+
+/// A mount of an image. It is read-only whether the request says so or not, and nothing of the host shows in it, so that
+/// propagation has no meaning. Its layers get the ids of the pod's user namespace in any case, as the container's own
+/// image does; mappings of the request are checked and change nothing more.
+fn image_bind(
+    inputs: &Inputs<'_>,
+    mount: &Mount,
+    image: &ImageSpec,
+    index: usize,
+    target: PathBuf,
+) -> Result<Bind, SpecError> {
+    let field = format!("mounts[{index}]");
+    let (found, volume) = image_volume::of(inputs, mount, image, index)?;
+    access(inputs, mount, &field)?;
+    Maps::of_request(mount, &field)?;
+    let mut options = vec!["ro", "rprivate"];
+    options.extend(extra_options(mount, &field)?);
+    let lower = format!("lowerdir={}", image_volume::lower(&volume.layers));
+    Ok(Bind {
+        source: found.into(),
+        target,
+        propagation: MountPropagation::Private,
+        options: options.into_iter().map(str::to_owned).chain([lower]).collect(),
+        maps: Maps::default(),
+        image: Some(volume),
+    })
+}
+
+fn extra_options(mount: &Mount, field: &str) -> Result<Vec<&'static str>, SpecError> {
+    let known = |option: &String| {
+        EXTRA_OPTIONS.iter().find(|known| *known == option).copied().ok_or_else(|| {
+            let problem = format!("{option:?} is not possible here: use of {}", EXTRA_OPTIONS.join(", "));
+            invalid(format!("{field}.mount_options"), problem)
+        })
+    };
+    mount.mount_options.iter().map(known).collect()
+}
+
+/// procfs is what labels, limits and masks are written through and seen in: only the host's own may take its place.
+fn check_target(target: &Path, mount: &Mount, field: &str) -> Result<(), SpecError> {
+    if target == Path::new("/") {
+        return Err(invalid(field, "the root cannot be a mount: choose a directory below it"));
+    }
+    let host_proc = target == Path::new("/proc") && text::clean(&mount.host_path) == Path::new("/proc");
+    let allowed = PROC_FILES.iter().any(|file| target == Path::new(file)) || host_proc;
+    if target.starts_with("/proc") && !allowed {
+        return Err(invalid(field, "/proc cannot be covered: mount it elsewhere"));
+    }
+    Ok(())
+}
+
+fn access(inputs: &Inputs<'_>, mount: &Mount, field: &str) -> Result<&'static str, SpecError> {
+    let recursive = format!("{field}.recursive_read_only");
+    match (mount.readonly, mount.recursive_read_only) {
+        (false, false) => Ok("rw"),
+        (true, false) => Ok("ro"),
+        (false, true) => Err(invalid(recursive, "is set without readonly: set that too")),
+        (true, true) if mount.propagation != MountPropagation::Private => {
+            Err(invalid(recursive, "goes with private propagation only: change propagation"))
+        }
+        (true, true) if !inputs.host.features.recursive_read_only_mounts => {
+            Err(unsupported(recursive, "needs Linux 5.12: use readonly alone"))
+        }
+        (true, true) => Ok("rro"),
+    }
+}

@@ -72,7 +72,8 @@ pub fn read(item: &Item<'_>, kind: Kind, volumes: &HashSet<String>, host_network
     })
 }
 
-fn image(item: &Item<'_>) -> Option<String> {
+/// The name of an image.
+pub fn image(item: &Item<'_>) -> Option<String> {
     let text = item.word()?;
     if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
         item.refuse(format!("{text:?} is not the name of an image: it holds white space"));
@@ -91,13 +92,14 @@ pub fn absolute(item: &Item<'_>) -> Option<String> {
     None
 }
 
-fn pull_policy(item: &Item<'_>) -> Option<PullPolicy> {
+/// When an image is pulled.
+pub fn pull_policy(item: &Item<'_>) -> Option<PullPolicy> {
     use PullPolicy::{Always, IfNotPresent, Never};
     item.choice(&[("Always", Always), ("IfNotPresent", IfNotPresent), ("Never", Never)])
 }
 
 /// Without a digest, and with the tag `latest` or none, an image is one that changes.
-fn default_pull_policy(image: &str) -> PullPolicy {
+pub fn default_pull_policy(image: &str) -> PullPolicy {
     let name = image.rsplit('/').next().unwrap_or(image);
     let latest = !name.contains('@') && name.split_once(':').is_none_or(|(_, tag)| tag == "latest");
     if latest { PullPolicy::Always } else { PullPolicy::IfNotPresent }

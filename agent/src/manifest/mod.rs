@@ -17,6 +17,7 @@ mod expand;
 mod limits;
 mod mounts;
 mod names;
+mod needed;
 mod pod;
 mod quantity;
 mod reader;
@@ -31,6 +32,7 @@ mod yaml;
 pub use create::{ContainerFacts, CreateError, container_config, log_path};
 pub use error::{ManifestError, Problem};
 pub use limits::NodeLimits;
+pub use needed::NeededImage;
 pub use sandbox::{SandboxFacts, hostname, sandbox_config};
 pub use types::*;
 

@@ -285,6 +285,13 @@ pub enum VolumeSource {
         /// `type`.
         kind: HostPathKind,
     },
+    /// The content of an image, read-only.
+    Image {
+        /// `reference`.
+        reference: String,
+        /// `pullPolicy`.
+        pull_policy: PullPolicy,
+    },
 }
 
 /// What a host path has to be.

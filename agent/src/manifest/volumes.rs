@@ -3,7 +3,7 @@
 use std::{collections::HashSet, path::Component, path::Path};
 
 use super::{
-    names,
+    container, names,
     reader::{Fields, Item},
     requests,
     types::{HostPathKind, Volume, VolumeSource},
@@ -37,17 +37,20 @@ pub fn read(item: &Item<'_>) -> Volumes {
 fn source(fields: &Fields<'_>) -> Option<VolumeSource> {
     // `emptyDir:` with nothing behind it is how many write an emptyDir, and an API server reads it so.
     let empty_dir = fields.named("emptyDir");
-    let host_path = fields.take("hostPath");
-    match (empty_dir, host_path) {
-        (Some(_), Some(_)) => {
-            fields.item().refuse("a volume is one thing: take emptyDir or hostPath out");
+    let (host_path, image) = (fields.take("hostPath"), fields.take("image"));
+    match (empty_dir, host_path, image) {
+        (Some(item), None, None) if item.is_empty() => {
+            Some(VolumeSource::EmptyDir { size_limit_bytes: None })
+        }
+        (Some(item), None, None) => empty(&item),
+        (None, Some(item), None) => host(&item),
+        (None, None, Some(item)) => of_image(&item),
+        (None, None, None) => {
+            nothing(fields);
             None
         }
-        (Some(item), None) if item.is_empty() => Some(VolumeSource::EmptyDir { size_limit_bytes: None }),
-        (Some(item), None) => empty(&item),
-        (None, Some(item)) => host(&item),
-        (None, None) => {
-            nothing(fields);
+        _ => {
+            fields.item().refuse("a volume is one thing: leave one of emptyDir, hostPath and image");
             None
         }
     }
@@ -56,7 +59,7 @@ fn source(fields: &Fields<'_>) -> Option<VolumeSource> {
 /// A volume of another kind is refused by the name of that kind; one of no kind, here.
 fn nothing(fields: &Fields<'_>) {
     if fields.is_all_taken() {
-        fields.item().refuse("it says not what it is: write emptyDir: {} or hostPath");
+        fields.item().refuse("it says not what it is: write emptyDir: {}, hostPath or image");
     }
 }
 
@@ -88,8 +91,17 @@ fn host(item: &Item<'_>) -> Option<VolumeSource> {
     Some(VolumeSource::HostPath { path: path?, kind: kind? })
 }
 
+fn of_image(item: &Item<'_>) -> Option<VolumeSource> {
+    let fields = item.fields()?;
+    let reference = fields.need("reference").and_then(|item| container::image(&item));
+    let pull_policy = fields.take("pullPolicy").map(|item| container::pull_policy(&item));
+    let reference = reference?;
+    let pull_policy = pull_policy.unwrap_or_else(|| Some(container::default_pull_policy(&reference)))?;
+    Some(VolumeSource::Image { reference, pull_policy })
+}
+
 fn host_path(item: &Item<'_>) -> Option<String> {
-    let text = super::container::absolute(item)?;
+    let text = container::absolute(item)?;
     if Path::new(&text).components().any(|part| part == Component::ParentDir) {
         item.refuse(format!("{text:?} holds ..: write the path that is meant"));
         return None;

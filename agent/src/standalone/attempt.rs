@@ -70,11 +70,13 @@ impl<C: Cri> Life<'_, C> {
         let step = self.steps.begin();
         let (pod, place, ids) = (self.pod.clone(), self.place.clone(), self.ids.to_vec());
         let whose = container.clone();
-        let mut mounts = blocking(move || volumes::mounts(&pod, &whose, &place, attempt, &ids)).await?;
+        let images = self.images.clone();
+        let mut mounts =
+            blocking(move || volumes::mounts(&pod, &whose, &place, attempt, &ids, &images)).await?;
         let facts = ContainerFacts {
             sandbox: self.sandbox,
             ips: self.ips,
-            image: &self.images.of(container),
+            image: &self.images.named(&container.image),
             attempt,
             mounts: std::mem::take(&mut mounts.list),
             node: self.node.limits,

@@ -60,11 +60,11 @@ pub enum RunError {
     Agent(#[from] ClientError),
     /// An image has to be there.
     #[error(
-        "{path}.image: {image} is not here, and imagePullPolicy is Never: pull or import it with holdfast image, or \
+        "{path}.image: {image} is not here, and its pull policy is Never: pull or import it with holdfast image, or \
          write IfNotPresent"
     )]
     NoImage {
-        /// The container.
+        /// The container or volume.
         path: String,
         /// Its image.
         image: String,
@@ -72,7 +72,7 @@ pub enum RunError {
     /// An image cannot be pulled.
     #[error("{path}.image")]
     Pull {
-        /// The container.
+        /// The container or volume.
         path: String,
         /// Why not.
         source: ClientError,

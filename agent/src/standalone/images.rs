@@ -7,14 +7,14 @@ use holdfast_model::Image;
 use super::{RunError, cri::Cri, steps::Steps};
 use crate::{
     cri::client::{ProgressFn, PullProgress},
-    manifest::{Container, Pod, PullPolicy},
+    manifest::{NeededImage, Pod, PullPolicy},
 };
 
 /// The images of a pod by the names that the manifest gives them.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Images(HashMap<String, Found>);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Found {
     image: Image,
     /// It has been pulled in this run, so that it need not be once more.
@@ -25,44 +25,44 @@ impl Images {
     /// Sees that all are there, and pulls those that have to be pulled.
     pub async fn ensure(cri: &impl Cri, pod: &Pod, steps: &Steps) -> Result<Self, RunError> {
         let mut images = Self::default();
-        for container in pod.all_containers() {
-            let before = images.0.get(&container.image);
+        for needed in pod.images() {
+            let before = images.0.get(needed.name);
             let pull_again =
-                container.pull_policy == PullPolicy::Always && before.is_some_and(|found| !found.pulled);
+                needed.pull_policy == PullPolicy::Always && before.is_some_and(|found| !found.pulled);
             if before.is_none() || pull_again {
-                images.0.insert(container.image.clone(), ensure(cri, container, steps).await?);
+                images.0.insert(needed.name.to_owned(), ensure(cri, needed, steps).await?);
             }
         }
         Ok(images)
     }
 
-    /// The image of a container.
-    pub fn of(&self, container: &Container) -> Image {
-        self.0.get(&container.image).map(|found| found.image.clone()).unwrap_or_default()
+    /// The image of a name.
+    pub fn named(&self, name: &str) -> Image {
+        self.0.get(name).map(|found| found.image.clone()).unwrap_or_default()
     }
 }
 
-async fn ensure(cri: &impl Cri, container: &Container, steps: &Steps) -> Result<Found, RunError> {
-    let name = &container.image;
-    if container.pull_policy != PullPolicy::Always {
+async fn ensure(cri: &impl Cri, needed: NeededImage<'_>, steps: &Steps) -> Result<Found, RunError> {
+    let name = needed.name;
+    if needed.pull_policy != PullPolicy::Always {
         let step = steps.begin();
         if let Some(image) = cri.image(name).await? {
             step.done(&format!("image {name} is here"));
             return Ok(Found { image, pulled: false });
         }
     }
-    if container.pull_policy == PullPolicy::Never {
-        return Err(RunError::NoImage { path: container.path.clone(), image: name.clone() });
+    if needed.pull_policy == PullPolicy::Never {
+        return Err(RunError::NoImage { path: needed.path.to_owned(), image: name.to_owned() });
     }
-    Ok(Found { image: pull(cri, container, steps).await?, pulled: true })
+    Ok(Found { image: pull(cri, needed, steps).await?, pulled: true })
 }
 
-async fn pull(cri: &impl Cri, container: &Container, steps: &Steps) -> Result<Image, RunError> {
-    let (name, path) = (&container.image, &container.path);
-    let failed = |source| RunError::Pull { path: path.clone(), source };
+async fn pull(cri: &impl Cri, needed: NeededImage<'_>, steps: &Steps) -> Result<Image, RunError> {
+    let name = needed.name;
+    let failed = |source| RunError::Pull { path: needed.path.to_owned(), source };
     let step = steps.begin();
     steps.progress(&format!("image {name} is pulled"));
-    let pulled = cri.pull(name, progress(name.clone(), steps.clone())).await.map_err(failed)?;
+    let pulled = cri.pull(name, progress(name.to_owned(), steps.clone())).await.map_err(failed)?;
     // The answer of a pull does not say who the image's user is.
     let image = cri.image(name).await?.unwrap_or(pulled);
     step.done(&format!("image {name} pulled, {}", size(image.size_bytes)));

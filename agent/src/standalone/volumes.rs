@@ -9,9 +9,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use holdfast_model::{IdMapping, Mount};
+use holdfast_model::{IdMapping, Image, ImageSpec, Mount};
 
 use super::{
+    images::Images,
     place::{Place, PlaceError, make_dir},
     sub_path::{self, SubPathError},
 };
@@ -71,6 +72,7 @@ pub fn prepare(pod: &Pod, place: &Place) -> Result<(), VolumeError> {
         match &volume.source {
             VolumeSource::EmptyDir { .. } => empty_dir(&place.volume(&volume.name), pod.security.fs_group)?,
             VolumeSource::HostPath { path, kind } => host_path(&volume.path, Path::new(path), *kind)?,
+            VolumeSource::Image { .. } => {}
         }
     }
     Ok(())
@@ -144,6 +146,7 @@ pub fn mounts(
     place: &Place,
     attempt: u32,
     ids: &[IdMapping],
+    images: &Images,
 ) -> Result<Mounts, VolumeError> {
     let mut mounts = Mounts::default();
     if !is_covered(&container.message_path, container) {
@@ -156,14 +159,23 @@ pub fn mounts(
     }
     for mount in &container.mounts {
         let Some(volume) = pod.volumes.iter().find(|volume| volume.name == mount.volume) else { continue };
-        let host_path = source(volume, mount, place, &mut mounts.held)?;
-        mounts.list.push(Mount {
+        let common = Mount {
             container_path: mount.target.clone(),
-            host_path,
             readonly: mount.read_only,
             recursive_read_only: recursive_read_only(mount.recursive_read_only),
             propagation: mount.propagation,
             ..Mount::default()
+        };
+        mounts.list.push(match &volume.source {
+            VolumeSource::EmptyDir { .. } => {
+                Mount { host_path: source(&place.volume(&volume.name), mount, &mut mounts.held)?, ..common }
+            }
+            VolumeSource::HostPath { path, .. } => {
+                Mount { host_path: source(Path::new(path), mount, &mut mounts.held)?, ..common }
+            }
+            VolumeSource::Image { reference, .. } => {
+                of_image(reference, &images.named(reference), mount, common)
+            }
         });
     }
     for mount in &mut mounts.list {
@@ -193,20 +205,22 @@ fn make_message(path: &Path) -> Result<(), PlaceError> {
     made.map_err(PlaceError::io("make", path))
 }
 
-fn source(
-    volume: &Volume,
-    mount: &VolumeMount,
-    place: &Place,
-    held: &mut Vec<OwnedFd>,
-) -> Result<String, VolumeError> {
-    let root = match &volume.source {
-        VolumeSource::EmptyDir { .. } => place.volume(&volume.name),
-        VolumeSource::HostPath { path, .. } => PathBuf::from(path),
+/// The agent looks the sub path up, for it is within the image and not on our disk.
+fn of_image(reference: &str, image: &Image, mount: &VolumeMount, common: Mount) -> Mount {
+    let image = ImageSpec {
+        // Names can move to another image while the pod runs.
+        image: image.id.clone(),
+        user_specified_image: reference.to_owned(),
+        ..ImageSpec::default()
     };
+    Mount { image: Some(image), image_sub_path: mount.sub_path.clone(), readonly: true, ..common }
+}
+
+fn source(root: &Path, mount: &VolumeMount, held: &mut Vec<OwnedFd>) -> Result<String, VolumeError> {
     if mount.sub_path.is_empty() {
         return Ok(root.display().to_string());
     }
-    let opened = sub_path::open(&root, Path::new(&mount.sub_path));
+    let opened = sub_path::open(root, Path::new(&mount.sub_path));
     let fd = opened.map_err(|source| VolumeError::SubPath { path: mount.path.clone(), source })?;
     let name = sub_path::name(&fd);
     held.push(fd);

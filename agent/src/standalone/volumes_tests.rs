@@ -75,22 +75,25 @@ fn a_containers_mounts() {
     let place = place(root.path());
     let pod = pod(
         "    volumeMounts:\n    - {name: v, mountPath: /v, readOnly: true, recursiveReadOnly: Enabled}\n    \
-         - {name: v, mountPath: /s, subPath: a/b}\n    - {name: h, mountPath: /h, mountPropagation: HostToContainer}\n  \
-         volumes: [{name: v, emptyDir: {}}, {name: h, hostPath: {path: /srv}}]\n  \
+         - {name: v, mountPath: /s, subPath: a/b}\n    - {name: h, mountPath: /h, mountPropagation: HostToContainer}\n    \
+         - {name: i, mountPath: /i, subPath: etc}\n  \
+         volumes: [{name: v, emptyDir: {}}, {name: h, hostPath: {path: /srv}}, {name: i, image: {reference: b:2}}]\n  \
          hostAliases: [{ip: 10.0.0.1, hostnames: [db]}]\n",
     );
     fs::create_dir(place.volume("v")).unwrap();
     let ids = [IdMapping { host_id: 65536, container_id: 0, length: 65536 }];
-    let mounts = mounts(&pod, &pod.containers[0], &place, 2, &ids).unwrap();
+    let mounts = mounts(&pod, &pod.containers[0], &place, 2, &ids, &Images::default()).unwrap();
     let targets: Vec<_> = mounts.list.iter().map(|mount| mount.container_path.as_str()).collect();
-    assert_eq!(targets, ["/dev/termination-log", "/etc/hosts", "/v", "/s", "/h"]);
-    let [message, hosts, volume, sub, host] = &mounts.list[..] else { panic!() };
+    assert_eq!(targets, ["/dev/termination-log", "/etc/hosts", "/v", "/s", "/h", "/i"]);
+    let [message, hosts, volume, sub, host, image] = &mounts.list[..] else { panic!() };
     assert_eq!(message.host_path, place.dir().join("messages/main.2").display().to_string());
     assert_eq!(fs::metadata(&message.host_path).unwrap().mode() & 0o777, 0o666);
     assert!(!hosts.readonly && volume.readonly && volume.recursive_read_only);
     assert_eq!(volume.host_path, place.volume("v").display().to_string());
     assert_eq!(fs::canonicalize(&sub.host_path).unwrap(), place.volume("v").join("a/b"));
     assert_eq!(host.propagation, holdfast_model::MountPropagation::HostToContainer);
+    assert_eq!((image.host_path.as_str(), image.image_sub_path.as_str(), image.readonly), ("", "etc", true));
+    assert_eq!(image.image.as_ref().unwrap().user_specified_image, "b:2");
     assert!(mounts.list.iter().all(|mount| mount.uid_mappings == ids && mount.gid_mappings == ids));
 }
 
@@ -100,7 +103,7 @@ fn nothing_of_ours_is_made_in_a_volume() {
     let place = place(root.path());
     let pod = pod("    volumeMounts: [{name: d, mountPath: /dev}, {name: d, mountPath: /etc/hosts}]\n  \
          volumes: [{name: d, hostPath: {path: /dev}}]\n  hostAliases: [{ip: 10.0.0.1, hostnames: [db]}]\n");
-    let mounts = mounts(&pod, &pod.containers[0], &place, 0, &[]).unwrap();
+    let mounts = mounts(&pod, &pod.containers[0], &place, 0, &[], &Images::default()).unwrap();
     let targets: Vec<_> = mounts.list.iter().map(|mount| mount.container_path.as_str()).collect();
     assert_eq!(targets, ["/dev", "/etc/hosts"]);
 }

@@ -1,8 +1,10 @@
 //! Images that are mounted in containers (KEP-4639).
 
+use std::fs;
+
 use anyhow::{Context, Result, ensure};
 use holdfast_e2e::{
-    Scene,
+    Scene, process,
     scene::BUSYBOX,
     specs::{pod, sleeper, with_user_namespace},
 };
@@ -196,5 +198,28 @@ fn a_removed_image_stays_while_it_is_mounted() -> Result<()> {
     }
     scene.remove_pod(&pod_id)?;
     oracle.agent_is_now(scene.agent()?.pid());
+    oracle.nothing_left()
+}
+
+/// `holdfast run` mounts an image that a manifest names.
+#[test]
+fn a_manifest_with_an_image() -> Result<()> {
+    let Some(mut scene) = Scene::ours()? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    let image = scene.registry.image("layers:1");
+    let manifest = scene.dir.join("pod.yaml");
+    let text = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: images}}\nspec:\n  restartPolicy: Never\n  containers:\n  - name: main\n    \
+         image: {BUSYBOX}\n    command: [sh, -c, 'ls /data; ! touch /data/x 2>/dev/null']\n    \
+         volumeMounts: [{{name: data, mountPath: /data, subPath: data}}]\n  \
+         volumes: [{{name: data, image: {{reference: '{image}', pullPolicy: IfNotPresent}}}}]\n"
+    );
+    fs::write(&manifest, text).context("write the manifest")?;
+    let path = manifest.to_string_lossy().into_owned();
+    let output = process::run(&mut scene.agent()?.command(&["run", &path]))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{said}");
+    ensure!(String::from_utf8_lossy(&output.stdout) == "kept\nlink\nreplaced\n", "{output:?}");
+    scene.crictl.ok(&["rmi", &image])?;
     oracle.nothing_left()
 }

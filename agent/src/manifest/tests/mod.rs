@@ -89,6 +89,8 @@ spec:
   - {name: empty, emptyDir: {sizeLimit: 1Gi}}
   - name: bare
     emptyDir:
+  - {name: data, image: {reference: "data:1", pullPolicy: Never}}
+  - {name: more, image: {reference: "more:latest"}}
   restartPolicy: OnFailure
   terminationGracePeriodSeconds: 5
   activeDeadlineSeconds: 60
@@ -169,8 +171,12 @@ fn every_field_is_read() {
             &VolumeSource::HostPath { path: "/srv".into(), kind: HostPathKind::Directory },
             &VolumeSource::EmptyDir { size_limit_bytes: Some(1 << 30) },
             &VolumeSource::EmptyDir { size_limit_bytes: None },
+            &VolumeSource::Image { reference: "data:1".into(), pull_policy: PullPolicy::Never },
+            &VolumeSource::Image { reference: "more:latest".into(), pull_policy: PullPolicy::Always },
         ]
     );
+    let names: Vec<_> = pod.images().map(|image| (image.path, image.name)).skip(3).collect();
+    assert_eq!(names, [("spec.volumes[3]", "data:1"), ("spec.volumes[4]", "more:latest")]);
     let main = &pod.containers[0];
     assert_eq!((main.pull_policy, main.message_path.as_str()), (PullPolicy::Never, "/dev/last-words"));
     assert_eq!(main.resources.cpu_request_m, Some(250));

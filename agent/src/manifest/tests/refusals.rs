@@ -31,6 +31,16 @@ fn fields_that_are_refused() {
             "  volumes: [{name: v, emptyDir: {}, hostPath: {path: /a}}]\n",
             "spec.volumes[0]: a volume is one thing",
         ),
+        (
+            "  volumes: [{name: v, image: {reference: 'a:1'}, hostPath: {path: /a}}]\n",
+            "spec.volumes[0]: a volume is one thing",
+        ),
+        ("  volumes: [{name: v, image: {}}]\n", "spec.volumes[0].image.reference: it is missing"),
+        ("  volumes: [{name: v, image: {reference: 'a b'}}]\n", "spec.volumes[0].image.reference"),
+        (
+            "  volumes: [{name: v, image: {reference: 'a:1', pullPolicy: Sometimes}}]\n",
+            "spec.volumes[0].image.pullPolicy",
+        ),
         ("  volumes: [{name: v, hostPath: {path: a}}]\n", "spec.volumes[0].hostPath.path"),
         ("  volumes: [{name: v, hostPath: {path: /a/../b}}]\n", "spec.volumes[0].hostPath.path"),
         ("  volumes: [{name: v, hostPath: {path: /a, type: Pipe}}]\n", "spec.volumes[0].hostPath.type"),

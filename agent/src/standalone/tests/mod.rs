@@ -219,8 +219,19 @@ async fn images_are_there_or_pulled() {
     let mut sharing = agent(&[("a", &[(1, 0)]), ("b", &[(1, 0)]), ("c", &[(1, 0)])]);
     run(&mut sharing, shared, &[]).await.ended.unwrap();
     assert_eq!(sharing.count("pull"), 1, "once for all");
+    let volume = |policy: &str| {
+        format!(
+            "{}  volumes: [{{name: v, image: {{reference: 'c:1', pullPolicy: {policy}}}}}]\n",
+            spec("a:1", "IfNotPresent")
+        )
+    };
+    let mut with_volume = agent(lives);
+    run(&mut with_volume, &volume("IfNotPresent"), &[]).await.ended.unwrap();
+    assert_eq!(with_volume.count("pull c:1"), 1, "a volume's image too");
+    let error = run(&mut agent(lives), &volume("Never"), &[]).await.ended.unwrap_err();
+    assert!(chain(&error).contains("spec.volumes[0].image: c:1 is not here"), "{}", chain(&error));
     for (image, policy, words) in [
-        ("b:1", "Never", "spec.containers[0].image: b:1 is not here, and imagePullPolicy is Never"),
+        ("b:1", "Never", "spec.containers[0].image: b:1 is not here, and its pull policy is Never"),
         ("absent:1", "Always", "spec.containers[0].image: pull absent:1"),
         ("absent:1", "IfNotPresent", "spec.containers[0].image: pull absent:1"),
     ] {

@@ -173,7 +173,7 @@ mod tests {
                 level.strip_prefix("s0:").unwrap().split(',').map(|c| c[1..].parse().unwrap()).collect();
             assert!(numbers[0] < numbers[1] && numbers[1] < CATEGORIES, "{level}");
         }
-        assert_ne!(level_of(&pod("1")), level_of(&pod("2")));
+        assert_ne!(level_of(&pod("00000001")), level_of(&pod("00000002")));
     }
 
     #[test]

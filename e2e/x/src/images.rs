@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use crate::{
-    apt,
+    apt, hostile,
     oci::{Compression, Image, Layout, Meta, Platform, Tar},
     run::{command, output, quiet, step},
     work::{Work, once},
@@ -22,7 +22,7 @@ pub const BENCH: &str = "holdfast.local/busybox:1";
 /// The pause image.
 pub const PAUSE: &str = "registry.k8s.io/pause:3.10";
 /// Raised when what follows changes: an old layout is then built anew.
-const GENERATION: &str = "7";
+const GENERATION: &str = "8";
 
 /// Builds the demo's image as an archive that `image import` takes, and returns its path.
 pub fn demo(work: &Work) -> Result<PathBuf> {
@@ -66,7 +66,12 @@ pub fn prepare(work: &Work) -> Result<()> {
     let busybox = busybox(work)?;
     once(&work.cache.join("images.stamp"), GENERATION, || {
         step("building the test images", || {
-            let programs = Programs { busybox, greeter: greeter(work)?, pause: static_c(work, "pause")? };
+            let programs = Programs {
+                busybox,
+                greeter: greeter(work)?,
+                pause: static_c(work, "pause")?,
+                ia32: cfg!(target_arch = "x86_64").then(|| ia32(work)).transpose()?,
+            };
             let mut layout = Layout::create(&work.images())?;
             test_images(&mut layout, &programs)?;
             layout.finish()
@@ -78,6 +83,8 @@ struct Programs {
     busybox: PathBuf,
     greeter: PathBuf,
     pause: PathBuf,
+    /// Where there are such machines.
+    ia32: Option<PathBuf>,
 }
 
 fn test_images(layout: &mut Layout, programs: &Programs) -> Result<()> {
@@ -99,19 +106,18 @@ fn test_images(layout: &mut Layout, programs: &Programs) -> Result<()> {
     layout.add(&["holdfast.test/greeter:1", "holdfast.test/greeter:again"], &plain)?;
     layout.add(&["holdfast.test/layers:1"], &layers_image(busybox.clone()))?;
 
-    for (name, user) in [
-        ("user-name", "www-data"),
-        ("user-uid", "1002"),
-        ("user-uid-group", "1003:users"),
-        ("user-ghost", "ghost"),
-        ("user-huge", "4294967296"),
-    ] {
+    for (name, user) in [("user-name", "www-data"), ("user-uid", "1002"), ("user-uid-group", "1003:users")] {
         let config = json!({"Cmd": ["sh"], "Env": [PATH], "User": user});
         layout.add(&[&format!("holdfast.test/{name}:1")], &Image::new(config, [busybox.clone()]))?;
     }
     let volume = json!({"Entrypoint": ["/bin/sh", "-c"], "Cmd": ["id; pwd; env"], "Env": [PATH, "FROM_IMAGE=yes"],
         "WorkingDir": "/work/here", "StopSignal": "SIGUSR1", "ExposedPorts": {"80/tcp": {}}});
-    layout.add(&["holdfast.test/config:1"], &Image::new(volume, [busybox]))?;
+    layout.add(&["holdfast.test/config:1"], &Image::new(volume, [busybox.clone()]))?;
+    hostile::add(layout, &busybox)?;
+    if let Some(program) = &programs.ia32 {
+        let image = Image::new(json!({"Cmd": ["/ia32"]}), [program_layer(program, "ia32")?]);
+        layout.add(&["holdfast.test/ia32:1"], &image)?;
+    }
 
     for tag in ["3.9", "3.10"] {
         let layers = [program_layer(&programs.pause, "pause")?, marker("version", tag)];
@@ -236,6 +242,17 @@ fn greeter(work: &Work) -> Result<PathBuf> {
     rustc.args(["-Cstrip=symbols", "-Ctarget-feature=+crt-static", "-Crelocation-model=static", "-o"]);
     let log = work.dir("logs")?.join("greeter.log");
     quiet(rustc.arg(&program).arg(&source), &log)?;
+    Ok(program)
+}
+
+/// A 32-bit program without a C library: Debian's gcc can make one without its 32-bit libraries.
+fn ia32(work: &Work) -> Result<PathBuf> {
+    let program = work.dir("programs")?.join("ia32");
+    let log = work.dir("logs")?.join("ia32.log");
+    let options =
+        ["-m32", "-nostdlib", "-static", "-ffreestanding", "-fno-pic", "-fno-stack-protector", "-Os"];
+    let source = work.repo.join("e2e/x/programs/ia32.c");
+    quiet(command("gcc", options).args(["-s", "-o"]).arg(&program).arg(&source), &log)?;
     Ok(program)
 }
 

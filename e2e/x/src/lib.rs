@@ -9,6 +9,7 @@ pub mod critest;
 pub mod demo;
 pub mod fuzz;
 pub mod host;
+pub mod hostile;
 pub mod images;
 pub mod oci;
 pub mod place;

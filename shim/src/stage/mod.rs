@@ -31,6 +31,7 @@ pub mod launch;
 pub mod mounts;
 pub mod oom;
 pub mod options;
+pub mod propagation;
 pub mod rootfs;
 pub mod sources;
 pub mod sysctl;

@@ -13,6 +13,7 @@ use super::images;
 use super::label;
 use super::launch::{Launch, has_user_namespace, mounts};
 use super::options::Options;
+use super::propagation;
 use crate::fault::{OrFail, Result, invalid};
 
 /// A detached copy of something on the host.
@@ -93,6 +94,9 @@ fn open_one(
             format!("{}: {advice}", std::io::Error::from_raw_os_error(e.errno())),
         )
     })?;
+    if let Some((propagation, _)) = options.propagation {
+        propagation::check(path, propagation, &stage)?;
+    }
     // Before it may become read-only.
     if let Some(label) = label::of_mounts(launch).filter(|_| launch.relabel.iter().any(|one| one == path)) {
         label::relabel(&tree, label)

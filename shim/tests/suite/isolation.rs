@@ -95,7 +95,7 @@ fn bound_mounts_have_their_options() {
     let at = |name: &str| scene.dir.path().join(name);
     let (ro, rw, rro, file, link) = (at("ro"), at("rw"), at("rro"), at("file"), at("symlink"));
     scene.bind(&ro, "/ro", &["ro", "nosuid"]);
-    scene.bind(&rw, "/rw", &["rw", "rslave"]);
+    scene.bind(&rw, "/rw", &["rw", "rprivate"]);
     scene.bind(&rro, "/rro", &["rro"]);
     scene.bind(&file, "/file", &["ro"]);
     scene.bind(&link, "/link", &[]);

@@ -91,6 +91,14 @@ pub fn validate_pod(pod: &PodSandboxConfig, host: &HostFacts) -> Result<(), Spec
     if pod.hostname.len() > HOST_NAME_MAX {
         return Err(invalid("hostname", format!("{:?} is longer than {HOST_NAME_MAX} bytes", pod.hostname)));
     }
+    // A line's end in one of them would be a line of resolv.conf.
+    for (name, words) in
+        [("servers", &pod.dns.servers), ("searches", &pod.dns.searches), ("options", &pod.dns.options)]
+    {
+        for (index, word) in words.iter().enumerate() {
+            text::plain(&format!("dns_config.{name}[{index}]"), word)?;
+        }
+    }
     let own = namespaces::of_holder(pod);
     sysctl::check(&pod.sysctls, own & libc::CLONE_NEWNET as u64 != 0, own & libc::CLONE_NEWIPC as u64 != 0)?;
     selinux::check(pod.security.selinux.as_ref(), host.selinux.as_ref())?;

@@ -235,7 +235,10 @@ fn hostile_text_changes_nothing_else() {
 #[test]
 fn pods_are_checked_by_themselves() {
     type Change = fn(&mut PodSandboxConfig);
-    let table: [(Change, &str); 6] = [
+    let table: [(Change, &str); 9] = [
+        (|pod| pod.dns.servers = vec!["10.0.0.1\nsearch evil".into()], "dns_config.servers[0]"),
+        (|pod| pod.dns.searches = vec!["a".into(), "b\0".into()], "dns_config.searches[1]"),
+        (|pod| pod.dns.options = vec!["ndots:5\r".into()], "dns_config.options[0]"),
         (|pod| pod.hostname = "x".repeat(65), "hostname"),
         (|pod| pod.hostname = "a\nb".into(), "hostname"),
         (|pod| pod.security.namespaces.network = NamespaceMode::Container, "namespace_options.network"),

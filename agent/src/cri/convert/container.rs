@@ -5,7 +5,7 @@ use holdfast_model::{Capabilities, ContainerConfig, ContainerMetadata, Container
 
 use super::{
     Invalid, image_spec,
-    invalid::{Within, each, unix_id, unix_ids},
+    invalid::{Within, each, not_windows, unix_id, unix_ids},
     mounts,
     namespace::{Scope, namespace_options_of, selinux, supplemental_groups_policy},
     profile, resources, signal_from_wire,
@@ -31,9 +31,7 @@ pub fn container_metadata_to_wire(metadata: &ContainerMetadata) -> v1::Container
 }
 
 fn convert(config: v1::ContainerConfig) -> Result<ContainerConfig, Invalid> {
-    if config.windows.is_some_and(|windows| windows != v1::WindowsContainerConfig::default()) {
-        return Err(Invalid::conflict("windows", "is set, but this node runs Linux"));
-    }
+    not_windows(config.windows)?;
     let linux = config.linux.unwrap_or_default();
     Ok(ContainerConfig {
         metadata: container_metadata(config.metadata)?,
@@ -230,6 +228,16 @@ mod tests {
             (
                 v1::ContainerConfig { image: Some(v1::ImageSpec::default()), ..named() },
                 "config.image.image is missing",
+            ),
+            (
+                v1::ContainerConfig {
+                    windows: Some(v1::WindowsContainerConfig {
+                        resources: Some(v1::WindowsContainerResources::default()),
+                        ..Default::default()
+                    }),
+                    ..named()
+                },
+                "config.windows is set, but this node runs Linux",
             ),
             (with_env("", b"x"), "config.envs[0].key is missing"),
             (with_env("a=b", b"x"), "config.envs[0].key: \"a=b\" holds a '=' or a NUL byte"),

@@ -105,6 +105,14 @@ impl From<Invalid> for tonic::Status {
     }
 }
 
+/// Refuses what is for Windows, if it says anything: a limit that is not heeded is worse than an error.
+pub fn not_windows<T: Default + PartialEq>(windows: Option<T>) -> Result<(), Invalid> {
+    match windows.filter(|windows| *windows != T::default()) {
+        Some(_) => Err(Invalid::conflict("windows", "is set, but this node runs Linux")),
+        None => Ok(()),
+    }
+}
+
 /// Errors of a part, seen from the whole.
 pub(super) trait Within<T> {
     fn within(self, outer: &str) -> Result<T, Invalid>;

@@ -16,7 +16,7 @@ mod signal;
 
 pub use container::{container_config, container_metadata, container_metadata_to_wire};
 pub use image::{credentials, image_spec, image_spec_to_wire, image_to_wire};
-pub use invalid::Invalid;
+pub use invalid::{Invalid, not_windows};
 pub use metadata::{pod_metadata, pod_metadata_to_wire};
 pub use mount::{mounts, mounts_to_wire};
 pub use namespace::{namespace_options, namespace_options_to_wire};

@@ -5,7 +5,7 @@ use holdfast_model::{DnsConfig, PodSandboxConfig, PortMapping, Protocol, Sandbox
 
 use super::{
     Invalid,
-    invalid::{Within, each, in_range, unix_id, unix_ids},
+    invalid::{Within, each, in_range, not_windows, unix_id, unix_ids},
     namespace::{Scope, namespace_options_of, selinux, supplemental_groups_policy},
     pod_metadata, profile, resources,
 };
@@ -21,9 +21,7 @@ pub fn pod_sandbox_config_at(field: &str, config: v1::PodSandboxConfig) -> Resul
 }
 
 fn convert(config: v1::PodSandboxConfig) -> Result<PodSandboxConfig, Invalid> {
-    if config.windows.is_some_and(|windows| windows != v1::WindowsPodSandboxConfig::default()) {
-        return Err(Invalid::conflict("windows", "is set, but this node runs Linux"));
-    }
+    not_windows(config.windows)?;
     let v1::DnsConfig { servers, searches, options } = config.dns_config.unwrap_or_default();
     let v1::LinuxPodSandboxConfig { cgroup_parent, security_context, sysctls, overhead, resources: sum } =
         config.linux.unwrap_or_default();
@@ -203,6 +201,15 @@ mod tests {
             (
                 v1::PodSandboxConfig { log_directory: "logs".into(), ..named() },
                 "config.log_directory: \"logs\" is not an absolute path",
+            ),
+            (
+                v1::PodSandboxConfig {
+                    windows: Some(v1::WindowsPodSandboxConfig {
+                        security_context: Some(v1::WindowsSandboxSecurityContext::default()),
+                    }),
+                    ..named()
+                },
+                "config.windows is set, but this node runs Linux",
             ),
             (port(80, 70_000), "config.port_mappings[1].host_port: 70000 is not between 0 and 65535"),
             (port(0, 80), "config.port_mappings[1].container_port: 0 is not between 1 and 65535"),

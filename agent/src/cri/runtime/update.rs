@@ -1,6 +1,7 @@
 //! UpdateContainerResources, UpdatePodSandboxResources.
 
 use holdfast_cri::v1;
+use holdfast_model::Resources;
 use tonic::Status;
 
 use crate::{
@@ -16,13 +17,22 @@ pub async fn container(
     request: v1::UpdateContainerResourcesRequest,
 ) -> Result<v1::UpdateContainerResourcesResponse, Status> {
     const RPC: &str = "UpdateContainerResources";
-    let Some(linux) = request.linux else { return Ok(v1::UpdateContainerResourcesResponse {}) };
-    let resources = convert::resources(linux).map_err(|error| invalid(RPC, &error))?;
+    let asked = resources_of(request.linux, request.windows).map_err(|error| invalid(RPC, &error))?;
+    let Some(resources) = asked else { return Ok(v1::UpdateContainerResourcesResponse {}) };
     runtime
         .update_container_resources(&request.container_id, resources)
         .await
         .map_err(|error| failed(RPC, &error))?;
     Ok(v1::UpdateContainerResourcesResponse {})
+}
+
+/// What a request asks for; `None`: nothing.
+fn resources_of(
+    linux: Option<v1::LinuxContainerResources>,
+    windows: Option<v1::WindowsContainerResources>,
+) -> Result<Option<Resources>, convert::Invalid> {
+    convert::not_windows(windows)?;
+    linux.map(convert::resources).transpose()
 }
 
 pub async fn pod(
@@ -39,4 +49,20 @@ pub async fn pod(
         .await
         .map_err(|error| failed(RPC, &error))?;
     Ok(v1::UpdatePodSandboxResourcesResponse {})
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_is_refused() {
+        let windows = |cpu_count| v1::WindowsContainerResources { cpu_count, ..Default::default() };
+        let error = resources_of(None, Some(windows(2))).unwrap_err().to_string();
+        assert!(error.starts_with("windows is set"), "{error}");
+        assert_eq!(resources_of(None, Some(windows(0))).unwrap(), None);
+        let linux = v1::LinuxContainerResources { cpu_shares: 2, ..Default::default() };
+        assert_eq!(resources_of(Some(linux), None).unwrap().unwrap().cpu_shares, 2);
+    }
 }

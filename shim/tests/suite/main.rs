@@ -9,6 +9,7 @@ mod images;
 mod isolation;
 mod log;
 mod pids;
+mod race;
 mod refused;
 mod scene;
 mod userns;

@@ -2,7 +2,9 @@
 //! behind. The tests drive built programs only; nothing here names a crate of theirs.
 
 pub mod agent;
+pub mod canary;
 pub mod crictl;
+pub mod grpc;
 pub mod hostile;
 pub mod http;
 pub mod oracle;

@@ -93,6 +93,11 @@ impl Scene {
         self.agent.as_mut().context("there is no agent of ours")
     }
 
+    /// The socket of our agent.
+    pub fn socket(&self) -> Result<PathBuf> {
+        Ok(self.agent.as_ref().context("there is no agent of ours")?.settings.socket())
+    }
+
     /// Runs a small pod through its life, so that what is made once (bridge, caches) is there, then looks.
     pub fn oracle(&self) -> Result<Oracle> {
         self.crictl.ok(&["pull", BUSYBOX]).context("warm up")?;
@@ -155,6 +160,16 @@ impl Scene {
         self.crictl.ok(&["stopp", id])?;
         self.crictl.ok(&["rmp", id])?;
         Ok(())
+    }
+
+    /// What a script prints in a running container, which must succeed.
+    pub fn shell(&self, id: &str, script: &str) -> Result<String> {
+        self.crictl.ok(&["exec", "-s", id, "sh", "-c", script])
+    }
+
+    /// `status` of a container.
+    pub fn status(&self, id: &str) -> Result<Value> {
+        Ok(self.crictl.json(&["inspect", id])?["status"].clone())
     }
 
     /// The log file of a container.

@@ -34,6 +34,8 @@ pub const PID_POD: u32 = 0;
 pub const PID_CONTAINER: u32 = 1;
 /// `NamespaceMode`: NODE.
 pub const NODE: u32 = 2;
+/// `NamespaceMode`: TARGET.
+pub const PID_TARGET: u32 = 3;
 
 /// A container of an image that runs a command.
 pub fn container(name: &str, image: &str, command: &[&str]) -> Value {

@@ -86,6 +86,12 @@ fn what_create_refuses() -> Result<()> {
         ("a relative source", busybox(|c| mount(c, "no/slash", "/data")), absent, "no/slash"),
         ("a profile that is not there", busybox(profile), absent, "no-such-profile"),
         ("an unknown capability", busybox(capability), invalid, "CAP_NONSENSE"),
+        (
+            "more than the pod has",
+            busybox(|c| c["linux"]["security_context"]["privileged"] = true.into()),
+            invalid,
+            "privileged",
+        ),
     ];
     for (what, container, codes, word) in cases {
         let (container, pod) = scene.create_files(&pod, &container)?;
@@ -103,13 +109,24 @@ fn users_of_images_that_are_not_there() -> Result<()> {
     let Some(scene) = Scene::ours()? else { return Ok(()) };
     let pod = pod(&scene.dir, "ghosts");
     let pod_id = scene.run_pod(&pod)?;
-    for (name, word) in [("user-ghost", "ghost"), ("user-huge", "4294967296")] {
+    // Their passwd files have lines that make root of all of them but the ghost (containerd CVE-2024-40635).
+    for (name, word) in [
+        ("user-ghost", "ghost"),
+        ("user-huge", "4294967296"),
+        ("user-minus", "-1"),
+        ("user-suffix", "65536x"),
+    ] {
         let image = scene.registry.image(&format!("{name}:1"));
         scene.crictl.ok(&["pull", &image])?;
         let (container, pod) = scene.create_files(&pod, &sleeper("main", &image))?;
         let refusal = scene.crictl.refused(&["create", &pod_id, &container, &pod])?;
         named(&refusal, &["NotFound", "InvalidArgument"], word)?;
     }
+    // A number is a number, whatever passwd calls it.
+    let image = scene.registry.image("user-digits:1");
+    scene.crictl.ok(&["pull", &image])?;
+    let id = scene.start(&pod_id, &pod, &sleeper("digits", &image))?;
+    ensure!(scene.shell(&id, "id -u; grep 1234 /etc/passwd")? == "1234\n1234:x:0:0:root:/root:/bin/sh");
     scene.remove_pod(&pod_id)
 }
 

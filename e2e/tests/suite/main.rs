@@ -5,14 +5,22 @@
 
 mod bad_input;
 mod bad_registry;
+mod capabilities;
 mod cni;
+mod devices;
 mod escape;
 mod fixtures;
+mod hostile;
+mod identity;
 mod image_volumes;
 mod images;
+mod lifecycle;
 mod limits;
+mod mounts;
 mod namespaces;
 mod network;
+mod pods;
+mod resources;
 mod restart;
 mod run;
 mod security_modules;

@@ -113,6 +113,54 @@ fn the_host_s_network() -> Result<()> {
     oracle.nothing_left()
 }
 
+/// NODE for processes and IPC: a container sees the host's, and the host's network stays out of it.
+#[test]
+fn the_host_s_processes_and_ipc() -> Result<()> {
+    let Some(scene) = Scene::any()? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    let mut pod = pod(&scene.dir, "host-pid-ipc");
+    let options = serde_json::json!({"pid": specs::NODE, "ipc": specs::NODE});
+    pod["linux"]["security_context"]["namespace_options"] = options.clone();
+    let pod_id = scene.run_pod(&pod)?;
+    let mut container = sleeper("main", BUSYBOX);
+    container["linux"]["security_context"]["namespace_options"] = options;
+    let id = scene.start(&pod_id, &pod, &container)?;
+    let inside = namespaces(&pid_of(&scene.crictl.json(&["inspect", &id])?)?.to_string())?;
+    same(&namespaces("thread-self")?, &inside, &["pid", "ipc"])?;
+    differ(&namespaces("thread-self")?, &inside, &["mnt", "net", "uts"])?;
+    let own = std::process::id().to_string();
+    ensure!(
+        scene.shell(&id, &format!("cat /proc/{own}/comm"))? == fs::read_to_string("/proc/self/comm")?.trim()
+    );
+    let told = &scene.crictl.json(&["inspectp", &pod_id])?["status"]["linux"]["namespaces"]["options"];
+    ensure!(told["pid"] == "NODE" && told["ipc"] == "NODE" && told["network"] == "POD", "{told}");
+    scene.remove_pod(&pod_id)?;
+    oracle.nothing_left()
+}
+
+/// TARGET: a container for debugging joins the processes of another one, by its id.
+#[test]
+fn the_processes_of_a_target() -> Result<()> {
+    let Some(scene) = Scene::any()? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    let pod = pod(&scene.dir, "target");
+    let pod_id = scene.run_pod(&pod)?;
+    let target = scene.start(&pod_id, &pod, &sleeper("main", BUSYBOX))?;
+    let mut container = sleeper("debugger", BUSYBOX);
+    let options = &mut container["linux"]["security_context"]["namespace_options"];
+    (options["pid"], options["target_id"]) = (specs::PID_TARGET.into(), target.clone().into());
+    let id = scene.start(&pod_id, &pod, &container)?;
+    let of = |id: &str| -> Result<Namespaces> {
+        namespaces(&pid_of(&scene.crictl.json(&["inspect", id])?)?.to_string())
+    };
+    same(&of(&target)?, &of(&id)?, &["pid", "net", "ipc", "uts"])?;
+    differ(&of(&target)?, &of(&id)?, &["mnt"])?;
+    let seen = scene.shell(&id, "test -e /proc/1/status && ps -o args")?;
+    ensure!(seen.lines().filter(|line| line.contains("trap")).count() >= 2, "not both containers in\n{seen}");
+    scene.remove_pod(&pod_id)?;
+    oracle.nothing_left()
+}
+
 /// What a container did to its mounts and its holder's is gone with it, while the pod goes on.
 #[test]
 fn a_removed_container_leaves_its_pod_as_it_was() -> Result<()> {

@@ -63,6 +63,41 @@ fn a_host_port_leads_into_the_pod() -> Result<()> {
     oracle.nothing_left()
 }
 
+/// A port of UDP, and one that answers on a single address of the host.
+#[test]
+fn host_ports_have_a_protocol_and_an_address() -> Result<()> {
+    let Some(scene) = Scene::ours()? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    let mut pod = pod(&scene.dir, "udp");
+    pod["port_mappings"] = json!([
+        {"protocol": 1, "container_port": 5353, "host_port": 18053},
+        {"protocol": 0, "container_port": 8080, "host_port": 18082, "host_ip": "127.0.0.1"},
+        {"protocol": 0, "container_port": 8081},
+    ]);
+    let pod_id = scene.run_pod(&pod)?;
+    let script = "nc -u -l -p 5353 -e cat & exec nc -lk -p 8080 -e echo from the pod";
+    let server = container("main", BUSYBOX, &["sh", "-c", script]);
+    scene.start(&pod_id, &pod, &server)?;
+    let text = wait::until("an answer of 127.0.0.1:18082", wait::LIMIT, || {
+        Ok(read(SocketAddr::from(([127, 0, 0, 1], 18082))).ok().filter(|text| !text.is_empty()))
+    })?;
+    ensure!(text == "from the pod\n", "{text:?}");
+    ensure!(read(SocketAddr::from(([10, 213, 0, 1], 18082))).is_err(), "another address answers");
+    ensure!(read(SocketAddr::from(([127, 0, 0, 1], 8081))).is_err(), "a port without a host port answers");
+
+    let client = std::net::UdpSocket::bind("127.0.0.1:0")?;
+    client.set_read_timeout(Some(Duration::from_millis(100)))?;
+    let mut answer = [0; 16];
+    let answered = wait::until("an answer by UDP", wait::LIMIT, || {
+        client.send_to(b"hello", "127.0.0.1:18053")?;
+        Ok(client.recv(&mut answer).ok())
+    })?;
+    ensure!(&answer[..answered] == b"hello", "{answer:?}");
+    ensure!(read(SocketAddr::from(([127, 0, 0, 1], 18053))).is_err(), "UDP's port answers TCP");
+    scene.remove_pod(&pod_id)?;
+    oracle.nothing_left()
+}
+
 /// Two pods cannot have the same host port, and the second is undone.
 #[test]
 fn a_taken_host_port_is_refused() -> Result<()> {
@@ -123,6 +158,39 @@ fn sysctls_of_a_pod() -> Result<()> {
     ensure!(scene.crictl.ok(&["exec", "-s", &id, "sh", "-c", script])? == "42\n1");
     ensure!(process::stdout("cat", ["/proc/sys/net/ipv4/ip_unprivileged_port_start"])? == before);
     scene.remove_pod(&pod_id)?;
+    oracle.nothing_left()
+}
+
+/// What belongs to a namespace may be set where the pod has its own, and nothing else may.
+#[test]
+fn sysctls_of_the_host_are_refused() -> Result<()> {
+    let Some(scene) = Scene::ours()? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    for (namespace, name, value) in [
+        ("", "vm.swappiness", "1"),
+        ("", "kernel.core_pattern", "|/bin/sh"),
+        ("", "net.ipv4.ip_forward", "1\n0"),
+        ("", "net.ipv4.ip_forward\nkernel.core_pattern", "1"),
+        ("", "net.ipv4.ip_forward=1", "1"),
+        ("", "net.ipv4/../../kernel/core_pattern", "|/bin/sh"),
+        ("", "net.ipv4.ip_forward\u{0}", "1"),
+        ("network", "net.ipv4.ip_forward", "1"),
+        ("ipc", "kernel.shm_rmid_forced", "1"),
+        ("ipc", "fs.mqueue.msg_max", "5"),
+    ] {
+        let mut pod = pod(&scene.dir, "refused");
+        pod["linux"]["sysctls"] = json!({name: value});
+        if !namespace.is_empty() {
+            pod["linux"]["security_context"]["namespace_options"][namespace] =
+                holdfast_e2e::specs::NODE.into();
+        }
+        let config = holdfast_e2e::specs::write(&scene.dir, &pod)?;
+        let refusal = scene.crictl.refused(&["runp", &config.to_string_lossy()])?;
+        ensure!(
+            refusal.code == "InvalidArgument" && refusal.text.contains("sysctls"),
+            "{name:?}: {refusal:?}"
+        );
+    }
     oracle.nothing_left()
 }
 

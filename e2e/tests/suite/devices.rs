@@ -1,0 +1,59 @@
+//! Devices of a request: nodes, directories of them, links to them, and what the cgroup lets a container do with them.
+
+use std::{fs, os::unix::fs::symlink};
+
+use anyhow::{Result, ensure};
+use holdfast_e2e::{
+    Scene, process,
+    scene::BUSYBOX,
+    specs::{pod, sleeper},
+};
+use serde_json::json;
+
+#[test]
+fn devices_of_a_request() -> Result<()> {
+    let Some(scene) = Scene::any()? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    // Nodes of the test's own. /dev/kmsg is one that a container may not use unless it is given; opening it for
+    // reading takes a capability, opening it for writing none.
+    let dir = scene.dir.join("devices");
+    fs::create_dir_all(dir.join("many/deep"))?;
+    for (name, minor) in [("kmsg", "11"), ("many/zero", "5"), ("many/deep/full", "7")] {
+        let path = dir.join(name).display().to_string();
+        process::stdout("mknod", [path.as_str(), "c", "1", minor])?;
+        process::stdout("chmod", ["640", &path])?;
+    }
+    symlink("kmsg", dir.join("link"))?;
+    let pod = pod(&scene.dir, "devices");
+    let pod_id = scene.run_pod(&pod)?;
+    let host = |name: &str| dir.join(name).display().to_string();
+    let mut given = sleeper("given", BUSYBOX);
+    given["devices"] = json!([
+        {"container_path": "/dev/log-of-the-kernel", "host_path": host("kmsg"), "permissions": "w"},
+        {"container_path": "/dev/a/linked", "host_path": host("link"), "permissions": "w"},
+        {"container_path": "/dev/many", "host_path": host("many"), "permissions": "rwm"},
+    ]);
+    let id = scene.start(&pod_id, &pod, &given)?;
+    let shell = |script: &str| scene.shell(&id, script);
+    let nodes = "/dev/log-of-the-kernel /dev/a/linked /dev/many/zero /dev/many/deep/full";
+    ensure!(
+        shell(&format!("stat -c '%F %t:%T %a' {nodes}"))?
+            == "character special file 1:b 640\ncharacter special file 1:b 640\ncharacter special file 1:5 640\n\
+                character special file 1:7 640"
+    );
+    ensure!(
+        shell(": > /dev/log-of-the-kernel && : > /dev/a/linked && head -c 3 /dev/many/zero | wc -c")? == "3"
+    );
+    let refused = |id: &str, script: &str| -> Result<()> {
+        let found = scene.shell(id, &format!("({script}) 2>&1 || echo refused"))?;
+        ensure!(found.contains("not permitted") && found.ends_with("refused"), "{script}: {found}");
+        Ok(())
+    };
+    refused(&id, "head -c 1 /dev/log-of-the-kernel")?;
+    let without = scene.start(&pod_id, &pod, &sleeper("without", BUSYBOX))?;
+    ensure!(scene.shell(&without, "ls /dev | tr '\\n' ' '")?.split(' ').all(|name| name != "many"));
+    // A container may make nodes, but not use what it was not given.
+    refused(&without, "mknod /tmp/k c 1 11 && : > /tmp/k")?;
+    scene.remove_pod(&pod_id)?;
+    oracle.nothing_left()
+}

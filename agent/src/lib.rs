@@ -2,6 +2,7 @@
 //!
 //! ARCHITECTURE.md, at the top of the repository, says how the parts fit together.
 
+pub mod cdi;
 pub mod cli;
 pub mod config;
 pub mod cri;

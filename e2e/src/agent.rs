@@ -78,6 +78,11 @@ impl Settings {
         self.dir.join("config.toml")
     }
 
+    /// The `[cdi] spec_dirs`.
+    pub fn cdi_spec_dirs(&self) -> [PathBuf; 2] {
+        ["cdi-static", "cdi-dynamic"].map(|name| self.dir.join(name))
+    }
+
     /// The `[network.cni] conf_dir`.
     pub fn cni_conf_dir(&self) -> PathBuf {
         self.dir.join("net.d")
@@ -101,7 +106,7 @@ impl Settings {
         let text = format!(
             "root = \"{}\"\nstate = \"{}\"\nlisten = \"{}\"\ncgroup_driver = \"{}\"\ndefault_cgroup_parent = \"{}\"\n\
              log_level = \"debug\"\n{}\n[image]\nregistry_config_dir = \"{}\"\n{}\n[network.cni]\nconf_dir = \"{}\"\n\
-             bin_dirs = {:?}\n[runtime]\n{}\n[network.embedded]\nbridge = \"{}\"\nsubnets = [\"10.213.0.0/24\", \"fd68:6f6c:6401::/64\"]\n",
+             bin_dirs = {:?}\n[runtime]\n{}\n[cdi]\nspec_dirs = {:?}\n[network.embedded]\nbridge = \"{}\"\nsubnets = [\"10.213.0.0/24\", \"fd68:6f6c:6401::/64\"]\n",
             self.root().display(),
             self.state().display(),
             self.endpoint(),
@@ -113,6 +118,7 @@ impl Settings {
             self.cni_conf_dir().display(),
             self.cni_bin_dirs,
             self.runtime,
+            self.cdi_spec_dirs(),
             Self::BRIDGE,
         );
         fs::write(self.config(), text).context("write the agent's configuration")

@@ -6,6 +6,7 @@
 //!
 //! Every struct is `#[serde(default)]`, so a record of an older version reads with new fields at their defaults.
 
+mod cdi;
 mod container;
 mod device;
 mod id;
@@ -14,6 +15,7 @@ mod pod;
 mod resources;
 mod security;
 
+pub use cdi::*;
 pub use container::*;
 pub use device::*;
 pub use id::*;

@@ -48,6 +48,11 @@ impl Maps {
         Self { uids: map(&namespaces.uid_map), gids: map(&namespaces.gid_map) }
     }
 
+    /// There is no user namespace.
+    pub fn is_empty(&self) -> bool {
+        self.uids.is_empty()
+    }
+
     fn of_request(mount: &Mount, field: &str) -> Result<Self, SpecError> {
         if mount.uid_mappings.is_empty() != mount.gid_mappings.is_empty() {
             return Err(invalid(field, "has id mappings for uids or gids alone: give both or none"));
@@ -66,9 +71,10 @@ impl Maps {
     }
 }
 
-/// A bind mount, or one of an image.
+/// A mount that is not the system's: of the host, of an image, or what a CDI device says.
 #[derive(Debug)]
 pub struct Bind {
+    kind: String,
     source: PathBuf,
     /// Where in the container, without `..`.
     pub target: PathBuf,
@@ -84,8 +90,41 @@ impl Bind {
     /// A mount of a file of ours.
     pub fn of_ours(source: PathBuf, target: PathBuf, readonly: bool, maps: &Maps) -> Self {
         let options = ["rbind", "rprivate", if readonly { "ro" } else { "rw" }].map(str::to_owned).to_vec();
+        Self::of_path(source, target, MountPropagation::Private, options, maps)
+    }
+
+    /// A mount of something of the host.
+    pub fn of_path(
+        source: PathBuf,
+        target: PathBuf,
+        propagation: MountPropagation,
+        options: Vec<String>,
+        maps: &Maps,
+    ) -> Self {
+        Self {
+            kind: "bind".to_owned(),
+            source,
+            target,
+            propagation,
+            options,
+            maps: maps.clone(),
+            image: None,
+        }
+    }
+
+    /// A mount of a new file system.
+    pub fn of_file_system(kind: &str, source: &str, target: PathBuf, options: Vec<String>) -> Self {
         let propagation = MountPropagation::Private;
-        Self { source, target, propagation, options, maps: maps.clone(), image: None }
+        let source = source.into();
+        Self {
+            kind: kind.to_owned(),
+            source,
+            target,
+            propagation,
+            options,
+            maps: Maps::default(),
+            image: None,
+        }
     }
 
     /// As the spec has it.
@@ -93,7 +132,7 @@ impl Bind {
         let target = self.target.display().to_string();
         let builder = MountBuilder::default()
             .destination(self.target)
-            .typ(if self.image.is_some() { "overlay" } else { "bind" })
+            .typ(self.kind)
             .source(self.source)
             .options(self.options)
             .uid_mappings(self.maps.uids)
@@ -112,7 +151,7 @@ pub fn bind(inputs: &Inputs<'_>, mount: &Mount, index: usize) -> Result<Bind, Sp
     let field = format!("mounts[{index}]");
     text::absolute(&format!("{field}.container_path"), &mount.container_path)?;
     let target = text::clean(&mount.container_path);
-    check_target(&target, mount, &format!("{field}.container_path"))?;
+    check_target(&target, Path::new(&mount.host_path), &format!("{field}.container_path"))?;
     if let Some(image) = &mount.image {
         return image_bind(inputs, mount, image, index, target);
     }
@@ -127,14 +166,9 @@ pub fn bind(inputs: &Inputs<'_>, mount: &Mount, index: usize) -> Result<Bind, Sp
     };
     let mut options = vec!["rbind", propagation, access(inputs, mount, &field)?];
     options.extend(extra_options(mount, &field)?);
-    Ok(Bind {
-        source: mount.host_path.clone().into(),
-        target,
-        propagation: mount.propagation,
-        options: options.into_iter().map(str::to_owned).collect(),
-        maps: Maps::of_request(mount, &field)?,
-        image: None,
-    })
+    let options = options.into_iter().map(str::to_owned).collect();
+    let maps = Maps::of_request(mount, &field)?;
+    Ok(Bind::of_path(mount.host_path.clone().into(), target, mount.propagation, options, &maps))
 }
 
 /// A mount of an image. It is read-only whether the request says so or not, and nothing of the host shows in it, so that
@@ -154,14 +188,8 @@ fn image_bind(
     let mut options = vec!["ro", "rprivate"];
     options.extend(extra_options(mount, &field)?);
     let lower = format!("lowerdir={}", image_volume::lower(&volume.layers));
-    Ok(Bind {
-        source: found.into(),
-        target,
-        propagation: MountPropagation::Private,
-        options: options.into_iter().map(str::to_owned).chain([lower]).collect(),
-        maps: Maps::default(),
-        image: Some(volume),
-    })
+    let options = options.into_iter().map(str::to_owned).chain([lower]).collect();
+    Ok(Bind { image: Some(volume), ..Bind::of_file_system("overlay", &found, target, options) })
 }
 
 fn extra_options(mount: &Mount, field: &str) -> Result<Vec<&'static str>, SpecError> {
@@ -175,11 +203,11 @@ fn extra_options(mount: &Mount, field: &str) -> Result<Vec<&'static str>, SpecEr
 }
 
 /// procfs is what labels, limits and masks are written through and seen in: only the host's own may take its place.
-fn check_target(target: &Path, mount: &Mount, field: &str) -> Result<(), SpecError> {
+pub fn check_target(target: &Path, source: &Path, field: &str) -> Result<(), SpecError> {
     if target == Path::new("/") {
         return Err(invalid(field, "the root cannot be a mount: choose a directory below it"));
     }
-    let host_proc = target == Path::new("/proc") && text::clean(&mount.host_path) == Path::new("/proc");
+    let host_proc = target == Path::new("/proc") && source == Path::new("/proc");
     let allowed = PROC_FILES.iter().any(|file| target == Path::new(file)) || host_proc;
     if target.starts_with("/proc") && !allowed {
         return Err(invalid(field, "/proc cannot be covered: mount it elsewhere"));

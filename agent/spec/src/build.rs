@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use holdfast_model::{
-    ContainerConfig, ContainerId, DeviceRule, Image, PodId, PodSandboxConfig, SecurityProfile,
+    ContainerConfig, ContainerEdits, ContainerId, DeviceRule, Image, PodId, PodSandboxConfig, SecurityProfile,
 };
 use holdfast_pod::{
     launch::{Launch, Rootfs, UserRequest},
@@ -16,7 +16,7 @@ use oci_spec::runtime::{
 use crate::{
     HostFacts,
     caps::{self, CapSet, Granted},
-    command, devices, env,
+    cdi, command, devices, env,
     error::{SpecError, invalid, unsupported},
     mounts,
     namespaces::{self, Namespaces},
@@ -54,6 +54,8 @@ pub struct Inputs<'a> {
     pub image: &'a Image,
     /// For each of the container's mounts the image that it names, if it names one that is there.
     pub volume_images: &'a [Option<Arc<Image>>],
+    /// What its CDI devices change.
+    pub cdi: &'a ContainerEdits,
     /// What its root is made of.
     pub rootfs: Rootfs,
     /// The pod's files.
@@ -122,15 +124,15 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Built, SpecError> {
     }
     resources::check(&config.resources)?;
     let namespaces = namespaces::of_container(&security.namespaces, inputs.pod)?;
-    let devices = devices::devices(&config.devices, security.privileged, "/dev".as_ref())?;
-    if !config.cdi_devices.is_empty() {
-        return Err(unsupported("CDI_devices", "CDI devices are not supported yet: name device nodes"));
-    }
+    cdi::check(inputs.cdi)?;
+    let mut devices = devices::devices(&config.devices, security.privileged, "/dev".as_ref())?;
     let mounts = mounts::mounts(inputs, &namespaces)?;
     let limit = limit_of(inputs.host, &namespaces);
     let granted = caps::grant(&security.capabilities, security.privileged, limit)?;
-    let environment = env::environment(config, &inputs.image.config, inputs.hostname)?;
-    let user = user::request(security, &inputs.image.config)?;
+    let environment = env::environment(config, &inputs.image.config, inputs.hostname, &inputs.cdi.env)?;
+    let mut user = user::request(security, &inputs.image.config)?;
+    cdi::add_groups(inputs.cdi, &mut user.supplemental_groups);
+    cdi::add_devices(inputs.cdi, &mut devices, user::known_ids(&user), security.privileged)?;
     let labels = selinux::labels(
         security.selinux.as_ref(),
         inputs.pod.security.selinux.as_ref(),
@@ -149,6 +151,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Built, SpecError> {
     spec.set_process(Some(process))
         .set_root(Some(oci::root(security.readonly_rootfs)))
         .set_mounts(Some(mounts.list))
+        .set_hooks(cdi::hooks(inputs.cdi)?)
         .set_linux(Some(linux));
     Ok(Built {
         launch: Launch {

@@ -12,6 +12,7 @@ pub struct Case {
     pub container: ContainerConfig,
     pub image: Image,
     pub volume_images: Vec<Option<Arc<Image>>>,
+    pub cdi: ContainerEdits,
     pub host: HostFacts,
     pub rlimits: Vec<PosixRlimit>,
     pub id: ContainerId,
@@ -36,6 +37,7 @@ impl Default for Case {
             container: ContainerConfig::default(),
             image,
             volume_images: Vec::new(),
+            cdi: ContainerEdits::default(),
             host,
             rlimits: Vec::new(),
             id: "a".repeat(64).parse().unwrap(),
@@ -53,6 +55,7 @@ impl Case {
             container: &self.container,
             image: &self.image,
             volume_images: &self.volume_images,
+            cdi: &self.cdi,
             rootfs: Rootfs { layers: vec!["/layer".into()], upper: "/upper".into(), work: "/work".into() },
             files: PodFiles {
                 hosts: "/pod/hosts".into(),

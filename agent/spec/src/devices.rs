@@ -66,7 +66,8 @@ pub fn devices(asked: &[Device], privileged: bool, dev: &Path) -> Result<Devices
 }
 
 impl Devices {
-    fn add_node(&mut self, node: LinuxDevice) -> Result<(), SpecError> {
+    /// Adds a node, in the place of one that is there.
+    pub fn add_node(&mut self, node: LinuxDevice) -> Result<(), SpecError> {
         self.nodes.retain(|known| known.path() != node.path());
         if self.nodes.len() >= MAX_NODES {
             return Err(invalid("devices", format!("are more than {MAX_NODES} nodes: name single devices")));
@@ -119,7 +120,7 @@ fn missing(path: &str, field: &str, error: io::Error) -> SpecError {
 }
 
 /// Read, write, mknod from `r`, `w`, `m` in any order; empty is all, as Docker has it.
-fn permissions(text: &str, field: &str) -> Result<(bool, bool, bool), SpecError> {
+pub fn permissions(text: &str, field: &str) -> Result<(bool, bool, bool), SpecError> {
     if text.chars().any(|letter| !"rwm".contains(letter)) {
         return Err(invalid(field, format!("{text:?} is not made of r, w and m")));
     }
@@ -127,7 +128,8 @@ fn permissions(text: &str, field: &str) -> Result<(bool, bool, bool), SpecError>
     Ok((has('r'), has('w'), has('m')))
 }
 
-fn rule_of(node: &LinuxDevice, (read, write, mknod): (bool, bool, bool)) -> DeviceRule {
+/// The rule that lets a container use the node.
+pub fn rule_of(node: &LinuxDevice, (read, write, mknod): (bool, bool, bool)) -> DeviceRule {
     let kind = if node.typ() == LinuxDeviceType::B { DeviceKind::Block } else { DeviceKind::Char };
     let number = |number: i64| u32::try_from(number).ok();
     DeviceRule { kind, major: number(node.major()), minor: number(node.minor()), read, write, mknod }

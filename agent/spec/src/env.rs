@@ -34,11 +34,12 @@ pub struct Split {
 }
 
 /// The environment of a container. HOSTNAME comes before the image's variables: an image may well say
-/// `HOSTNAME=0.0.0.0` for its server to listen on.
+/// `HOSTNAME=0.0.0.0` for its server to listen on. Last come those of CDI devices.
 pub fn environment(
     config: &ContainerConfig,
     image: &ImageConfig,
     hostname: &str,
+    of_devices: &[String],
 ) -> Result<Split, SpecError> {
     let mut all = Environment::default();
     all.set("PATH", DEFAULT_PATH.as_bytes());
@@ -57,6 +58,11 @@ pub fn environment(
     for (index, variable) in config.envs.iter().enumerate() {
         check(&format!("envs[{index}]"), &variable.key, &variable.value)?;
         all.set(&variable.key, &variable.value);
+    }
+    for pair in of_devices {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        check(&format!("CDI env {key}"), key, value.as_bytes())?;
+        all.set(key, value.as_bytes());
     }
     Ok(split(all))
 }
@@ -105,21 +111,32 @@ mod tests {
     fn later_ones_replace_earlier_ones_in_place() {
         let mut asked = config(&[("A", b"2"), ("C", b"x=y\nz"), ("B", b"")]);
         asked.tty = true;
-        let found = environment(&asked, &image(&["PATH=/bin", "A=1", "B=1"]), "web-0").unwrap();
+        let found = environment(&asked, &image(&["PATH=/bin", "A=1", "B=1"]), "web-0", &[]).unwrap();
         assert_eq!(found.text, ["PATH=/bin", "TERM=xterm", "HOSTNAME=web-0", "A=2", "B=", "C=x=y\nz"]);
         assert!(found.raw.is_empty());
     }
 
     #[test]
     fn defaults_and_an_image_that_listens_on_hostname() {
-        let found = environment(&config(&[]), &image(&["HOSTNAME=0.0.0.0"]), "web-0").unwrap();
+        let found = environment(&config(&[]), &image(&["HOSTNAME=0.0.0.0"]), "web-0", &[]).unwrap();
         assert_eq!(found.text, [format!("PATH={DEFAULT_PATH}").as_str(), "HOSTNAME=0.0.0.0"]);
     }
 
     #[test]
+    fn those_of_devices_come_last() {
+        let devices = ["A=3", "GPU=0=1"].map(str::to_owned);
+        let found = environment(&config(&[("A", b"2")]), &image(&["PATH=/bin"]), "h", &devices).unwrap();
+        assert_eq!(found.text, ["PATH=/bin", "HOSTNAME=h", "A=3", "GPU=0=1"]);
+    }
+
+    #[test]
     fn bytes_that_are_no_text_go_beside_it_and_share_no_key() {
-        let found =
-            environment(&config(&[("A", b"\xff\x01"), ("B", b"\xfe"), ("B", b"b")]), &image(&["A=1"]), "h");
+        let found = environment(
+            &config(&[("A", b"\xff\x01"), ("B", b"\xfe"), ("B", b"b")]),
+            &image(&["A=1"]),
+            "h",
+            &[],
+        );
         let found = found.unwrap();
         assert_eq!(found.raw, [b"A=\xff\x01"]);
         assert!(
@@ -138,7 +155,7 @@ mod tests {
             (vec![], vec!["A=1", "=x"], "image.config.Env[1]"),
             (vec![], vec!["A=\0"], "image.config.Env[0]"),
         ] {
-            let error = environment(&config(&envs), &image(&env), "h").unwrap_err().to_string();
+            let error = environment(&config(&envs), &image(&env), "h", &[]).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
         }
     }

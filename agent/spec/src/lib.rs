@@ -7,6 +7,7 @@ pub mod apparmor;
 mod bind;
 mod build;
 pub mod caps;
+mod cdi;
 mod command;
 mod devices;
 mod env;

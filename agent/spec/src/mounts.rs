@@ -9,6 +9,7 @@ use oci_spec::runtime::Mount as OciMount;
 use crate::{
     bind::{Bind, Maps, bind},
     build::Inputs,
+    cdi,
     error::{SpecError, invalid},
     namespaces::Namespaces,
     relabel, text,
@@ -34,13 +35,17 @@ pub struct Mounts {
 /// All mounts of a container.
 pub fn mounts(inputs: &Inputs<'_>, namespaces: &Namespaces) -> Result<Mounts, SpecError> {
     let own = &inputs.container.mounts;
-    let taken: Vec<PathBuf> = own.iter().map(|mount| text::clean(&mount.container_path)).collect();
-    let volumes = volumes(inputs, &taken)?;
-
+    let maps = Maps::of(namespaces);
     let mut relabel = relabel::sources(inputs)?;
     let mut binds: Vec<Bind> =
         own.iter().enumerate().map(|(i, mount)| bind(inputs, mount, i)).collect::<Result<_, _>>()?;
-    let maps = Maps::of(namespaces);
+    for of_device in cdi::mounts(inputs.cdi, &maps)? {
+        // It takes the place of what is there.
+        binds.retain(|bind| bind.target != of_device.target);
+        binds.push(of_device);
+    }
+    let taken: Vec<PathBuf> = binds.iter().map(|bind| bind.target.clone()).collect();
+    let volumes = volumes(inputs, &taken)?;
     for (source, target, readonly) in pod_files(inputs) {
         if !taken.contains(&target) {
             relabel.push(source.clone());

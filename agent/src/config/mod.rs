@@ -64,6 +64,8 @@ pub struct Config {
     pub network: NetworkSection,
     /// `[runtime]`.
     pub runtime: RuntimeSection,
+    /// `[cdi]`.
+    pub cdi: CdiSection,
     /// `[streaming]`.
     pub streaming: StreamingSection,
 }
@@ -134,6 +136,15 @@ pub struct RuntimeSection {
     pub seccomp_profile_root: PathBuf,
 }
 
+/// `[cdi]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CdiSection {
+    /// Folders of the CDI spec files; what a later one says wins.
+    #[serde(deserialize_with = "form::absolute_paths")]
+    pub spec_dirs: Vec<PathBuf>,
+}
+
 /// `[streaming]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -169,8 +180,15 @@ impl Default for Config {
             image: ImageSection::default(),
             network: NetworkSection::default(),
             runtime: RuntimeSection::default(),
+            cdi: CdiSection::default(),
             streaming: StreamingSection::default(),
         }
+    }
+}
+
+impl Default for CdiSection {
+    fn default() -> Self {
+        Self { spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()] }
     }
 }
 
@@ -272,6 +290,7 @@ mod tests {
         assert_eq!(config.network.cni.bin_dirs, [Path::new("/opt/cni/bin"), Path::new("/usr/lib/cni")]);
         assert_eq!(config.network.embedded.bridge, "holdfast0");
         assert_eq!(config.cgroup_driver, DriverSetting::Auto);
+        assert_eq!(config.cdi.spec_dirs, [Path::new("/etc/cdi"), Path::new("/var/run/cdi")]);
         let taken = ["172.17.", "10.88.", "10.42.", "10.43.", "10.244."];
         let subnets = &config.network.embedded.subnets;
         assert!(!subnets.iter().any(|subnet| taken.iter().any(|prefix| subnet.starts_with(prefix))));

@@ -27,7 +27,7 @@ const HEAD: &str = "\
 # Files of conf.d beside this one (*.toml, by name) are merged on top.
 ";
 
-const KEYS: [Key; 26] = [
+const KEYS: [Key; 27] = [
     key("", "root", "Pods, containers and images. Survives a reboot. One agent at a time uses it."),
     key("", "state", "Sockets, pins and process facts. Dies with the boot. One agent at a time uses it."),
     key("", "listen", "The socket that kubelet and crictl connect to."),
@@ -102,6 +102,11 @@ const KEYS: [Key; 26] = [
         "runtime",
         "seccomp_profile_root",
         "Where the seccomp profiles of type Localhost lie: the kubelet's directory.",
+    ),
+    key(
+        "cdi",
+        "spec_dirs",
+        "Folders of the specs of CDI devices (*.json, *.yaml). What a later folder says of a device wins.",
     ),
     key(
         "streaming",

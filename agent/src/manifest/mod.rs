@@ -27,7 +27,7 @@ mod scalar;
 mod security;
 mod types;
 mod volumes;
-mod yaml;
+pub(crate) mod yaml;
 
 pub use create::{ContainerFacts, CreateError, container_config, log_path};
 pub use error::{ManifestError, Problem};

@@ -20,6 +20,8 @@ use holdfast_pod::{
 use holdfast_spec::{Built, Inputs, seccomp::Program};
 use tokio::sync::mpsc;
 
+use crate::cdi;
+
 use super::{
     Error, Runtime,
     blocking::{blocking, make_dir, now_ns, remove_tree},
@@ -180,15 +182,18 @@ impl Runtime {
         let (id, pod_id, pod_dir) = (id.clone(), pod.id.clone(), pod.dir.clone());
         let (pod_config, config, image) = (pod_record.config.clone(), config.clone(), image.clone());
         let cgroups_path = cgroups_path.to_owned();
-        // It looks at mount sources and devices, which may lie on a disk that is slow.
+        let devices = cdi::names(&config).map_err(cdi_failed)?;
+        // It looks at devices and at the files that describe them, which may lie on a disk that is slow.
         blocking(move || {
-            holdfast_spec::build(&Inputs {
+            let edits = cdi::resolve(&runtime.config.cdi.spec_dirs, &devices).map_err(cdi_failed)?;
+            let built = holdfast_spec::build(&Inputs {
                 id: &id,
                 pod_id: &pod_id,
                 pod: &pod_config,
                 container: &config,
                 image: &image,
                 volume_images: &volume_images,
+                cdi: &edits,
                 rootfs: Rootfs {
                     layers: image.layers.clone(),
                     upper: dir.join("upper"),
@@ -199,10 +204,10 @@ impl Runtime {
                 cgroups_path: &cgroups_path,
                 host: &runtime.host,
                 rlimits: &runtime.config.runtime.default_rlimits(),
-            })
+            });
+            built.map_err(|source| Error::Spec { operation: "create container", source })
         })
         .await
-        .map_err(|source| Error::Spec { operation: "create container", source })
     }
 
     async fn make_container(&self, plan: Plan, name: Reservation) -> Result<Arc<Container>, Error> {
@@ -475,6 +480,10 @@ fn log_path(pod: &PodSandboxConfig, config: &ContainerConfig) -> Result<PathBuf,
         });
     }
     Ok(PathBuf::from(&pod.log_directory).join(relative))
+}
+
+fn cdi_failed(source: cdi::CdiError) -> Error {
+    Error::Cdi { operation: "create container", source }
 }
 
 /// A sealed memfd; `dir` names the container if that fails. Blocking.

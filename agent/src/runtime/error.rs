@@ -69,6 +69,8 @@ pub enum Error {
     #[error("{operation}")]
     Spec { operation: &'static str, source: holdfast_spec::SpecError },
     #[error("{operation}")]
+    Cdi { operation: &'static str, source: crate::cdi::CdiError },
+    #[error("{operation}")]
     Seccomp { operation: &'static str, source: holdfast_spec::seccomp::SeccompError },
     #[error("{operation}")]
     Image { operation: String, source: holdfast_image::Error },
@@ -101,6 +103,7 @@ impl Error {
             Self::NameTaken { .. } => Kind::AlreadyExists,
             Self::Timeout { .. } | Self::ExecTimeout { .. } => Kind::DeadlineExceeded,
             Self::Spec { source, .. } => super::kinds::spec(source),
+            Self::Cdi { source, .. } => super::kinds::cdi(source),
             Self::Seccomp { source, .. } => super::kinds::seccomp(source),
             Self::Image { source, .. } => super::kinds::image(source),
             Self::Network { source, .. } => super::kinds::network(source),

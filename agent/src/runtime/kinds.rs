@@ -13,6 +13,16 @@ pub fn spec(error: &holdfast_spec::SpecError) -> Kind {
     }
 }
 
+/// Of CDI devices.
+pub fn cdi(error: &crate::cdi::CdiError) -> Kind {
+    use crate::cdi::CdiError as Of;
+    match error {
+        Of::Name { .. } | Of::Unknown { .. } => Kind::InvalidArgument,
+        Of::Conflict { .. } | Of::BadSpec { .. } | Of::TooMuch { .. } => Kind::FailedPrecondition,
+        Of::Folder { source, .. } => io_kind(source),
+    }
+}
+
 /// Of the seccomp compiler.
 pub fn seccomp(error: &holdfast_spec::seccomp::SeccompError) -> Kind {
     use holdfast_spec::ErrorKind as Of;

@@ -6,6 +6,7 @@
 mod bad_input;
 mod bad_registry;
 mod capabilities;
+mod cdi;
 mod cni;
 mod devices;
 mod escape;

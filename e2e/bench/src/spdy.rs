@@ -85,6 +85,10 @@ impl Spdy {
                         return Ok(Came::Status(String::from_utf8_lossy(&self.status).into_owned()));
                     }
                 }
+                // The Go server does not finish the stream but ends the connection.
+                Some(Event::Control(Control::Reset { id: ERROR, .. })) if !self.status.is_empty() => {
+                    return Ok(Came::Status(String::from_utf8_lossy(&self.status).into_owned()));
+                }
                 Some(Event::Control(Control::Reset { id, status })) => {
                     bail!("stream {id} was reset: {status}")
                 }

@@ -188,12 +188,25 @@ fn selinux_labels() -> Result<()> {
     ensure!(level.starts_with("s0:c") && level.contains(','), "{process}");
     ensure!(confinement(&scene, &first)?.trim_end_matches('\0') == process, "an exec's label");
     let root = format!("/proc/{}/root", init(&scene, &first)?);
-    for path in
-        ["/bin/sh", "/etc/hosts", "/etc/hostname", "/dev/shm", "/dev/null", "/data", "/data/deep/file"]
-    {
-        let label = label(Path::new(&format!("{root}{path}")))?;
-        ensure!(label.ends_with(&level) && label.contains("_file_t"), "{path}: {label}");
-    }
+    let paths = [
+        "/bin/sh",
+        "/etc/hosts",
+        "/etc/hostname",
+        "/dev",
+        "/dev/null",
+        "/dev/shm",
+        "/data",
+        "/data/deep/file",
+    ];
+    let labels: Vec<(&str, String)> = paths
+        .iter()
+        .map(|path| Ok((*path, label(Path::new(&format!("{root}{path}")))?)))
+        .collect::<Result<_>>()?;
+    ensure!(
+        labels.iter().all(|(_, label)| label.ends_with(&level) && label.contains("_file_t")),
+        "{labels:?}; mounts: {}",
+        scene.crictl.ok(&["exec", "-s", &first, "cat", "/proc/mounts"])?
+    );
     ensure!(label(&volume.join("deep/file"))?.ends_with(&level));
 
     // A pod's containers share a level, and no two pods do.

@@ -1,6 +1,6 @@
 //! Ways out of a container that others have left open: other processes, descriptors, links of an image, our own program.
 
-use std::{fs, os::unix::fs::symlink, path::Path};
+use std::{fs, os::unix::fs::symlink};
 
 use anyhow::{Context, Result, ensure};
 use holdfast_e2e::{
@@ -213,19 +213,20 @@ fn a_volume_that_changes_under_a_mount_point() -> Result<()> {
     let (volume, data) = (scene.dir.join("volume"), scene.dir.join("data"));
     fs::create_dir_all(volume.join("target"))?;
     fs::create_dir(&data)?;
-    symlink(canary.path(), volume.join("link"))?;
-    symlink(Path::new("../../../../../..").join(canary.path().strip_prefix("/")?), volume.join("climb"))?;
+    let by_name = canary.path().display().to_string();
     let pod = pod(&scene.dir, "race");
     let pod_id = scene.run_pod(&pod)?;
-    for (name, link) in [("first", "link"), ("second", "climb")] {
+    for (name, link) in [("first", by_name.clone()), ("second", format!("../../../../../..{by_name}"))] {
         let swap = format!(
-            "cd /volume; echo ready; while :; do mv target {name}; mv {link} target; mv target {link}; mv {name} target; done 2>/dev/null"
+            "cd /volume; while :; do mv target {name}; ln -s {link} target; rm -f target; mv {name} target || mkdir target; \
+             done 2>/dev/null"
         );
         let mut racer = container(name, BUSYBOX, &["sh", "-c", &swap]);
         racer["mounts"] = json!([{"container_path": "/volume", "host_path": volume}]);
-        let id = scene.start(&pod_id, &pod, &racer)?;
-        wait::until_true("a racer to run", || Ok(scene.crictl.ok(&["logs", &id])? == "ready"))?;
+        scene.start(&pod_id, &pod, &racer)?;
     }
+    let is_link = || Ok(fs::symlink_metadata(volume.join("target")).is_ok_and(|meta| meta.is_symlink()));
+    wait::until_true("the directory to be a link", is_link)?;
     for round in 0..rounds() {
         let mut main = container(&format!("main-{round}"), BUSYBOX, &["true"]);
         main["mounts"] = json!([
@@ -244,6 +245,7 @@ fn a_volume_that_changes_under_a_mount_point() -> Result<()> {
         }
         canary.untouched().with_context(|| format!("round {round}"))?;
     }
+    wait::until_true("the directory to be a link still", is_link)?;
     scene.remove_pod(&pod_id)?;
     oracle.nothing_left()
 }

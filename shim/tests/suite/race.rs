@@ -67,9 +67,9 @@ fn a_directory_that_becomes_a_link_while_containers_start() {
         let over = StopAtEnd(&over);
         for round in 0..rounds() {
             if start(&scene) {
-                started += 1
+                started += 1;
             } else {
-                refused += 1
+                refused += 1;
             }
             let left: Vec<_> =
                 fs::read_dir(&canary).unwrap().map(|entry| entry.unwrap().file_name()).collect();

@@ -108,7 +108,8 @@ pub fn of_container(options: &NamespaceOptions, pod: &PodSandboxConfig) -> Resul
     let user = user_namespace(options, pod, &field("userns_options"))?;
     let pid = pid_namespace(options, pod, &field("pid"), &field("target_id"))?;
     let mut own = NEWNS | NEWCGROUP;
-    let mut join = holder & !NEWPID;
+    // Stage 2 has a copy of the holder's few mounts, with the pod's /dev/shm among them, and not of the host's table.
+    let mut join = NEWNS | holder & !NEWPID;
     match pid {
         PidNamespace::Own => own |= NEWPID,
         PidNamespace::Pod => join |= NEWPID,
@@ -275,12 +276,12 @@ pub mod tests {
     #[test]
     fn the_pod_decides_about_network_ipc_and_name() {
         let all = of_container_in(&options(Pod, Container, Pod), options(Pod, Container, Pod)).unwrap();
-        assert_eq!(all.join, NEWNET | NEWIPC | NEWUTS);
+        assert_eq!(all.join, NEWNS | NEWNET | NEWIPC | NEWUTS);
         assert_eq!(all.own, NEWNS | NEWCGROUP | NEWPID);
         for container in [Pod, Node] {
             let host =
                 of_container_in(&options(container, Container, container), options(Node, Container, Node));
-            assert_eq!(host.unwrap().join, 0);
+            assert_eq!(host.unwrap().join, NEWNS);
         }
         for (asked, part) in [
             (options(Node, Pod, Pod), "network"),

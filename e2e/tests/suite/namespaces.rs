@@ -60,6 +60,27 @@ fn with_a_user_namespace() -> Result<()> {
     oracle.nothing_left()
 }
 
+/// /dev/shm is the pod's: its containers share it, and nobody else sees it.
+#[test]
+fn shared_memory_is_the_pods() -> Result<()> {
+    let Some(scene) = Scene::any()? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    let (one, other) = (pod(&scene.dir, "one"), pod(&scene.dir, "other"));
+    let (one_id, other_id) = (scene.run_pod(&one)?, scene.run_pod(&other)?);
+    let writer = scene.start(&one_id, &one, &sleeper("writer", BUSYBOX))?;
+    let reader = scene.start(&one_id, &one, &sleeper("reader", BUSYBOX))?;
+    let stranger = scene.start(&other_id, &other, &sleeper("stranger", BUSYBOX))?;
+    let name = format!("holdfast-e2e-{}-{}", std::process::id(), specs::unique());
+    let exec = |id: &str, script: &str| scene.crictl.ok(&["exec", "-s", id, "sh", "-c", script]);
+    exec(&writer, &format!("echo ours > /dev/shm/{name}"))?;
+    ensure!(exec(&reader, &format!("cat /dev/shm/{name}"))? == "ours");
+    ensure!(exec(&stranger, "ls /dev/shm")?.is_empty(), "another pod sees it");
+    ensure!(!std::path::Path::new("/dev/shm").join(&name).exists(), "it is the host's");
+    scene.remove_pod(&one_id)?;
+    scene.remove_pod(&other_id)?;
+    oracle.nothing_left()
+}
+
 /// In POD mode the containers share a pid namespace, whose first process is the holder, and it reaps.
 #[test]
 fn a_shared_pid_namespace() -> Result<()> {

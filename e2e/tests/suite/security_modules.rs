@@ -37,7 +37,7 @@ fn init(scene: &Scene, id: &str) -> Result<u64> {
     scene.crictl.json(&["inspect", id])?["info"]["pid"].as_u64().context("no pid")
 }
 
-fn with(context: Value) -> Value {
+fn with(context: &Value) -> Value {
     let mut spec = sleeper("main", BUSYBOX);
     for (key, value) in context.as_object().into_iter().flatten() {
         spec["linux"]["security_context"][key] = value.clone();
@@ -76,7 +76,7 @@ fn apparmor_profiles() -> Result<()> {
         (json!({"no_new_privs": true}), enforced(DEFAULT_PROFILE)),
     ];
     for (context, expected) in table {
-        let id = scene.start(&pod_id, &pod, &with(context.clone()))?;
+        let id = scene.start(&pod_id, &pod, &with(&context))?;
         let (init, exec) = (confinement_of_init(&scene, &id)?, confinement(&scene, &id)?);
         ensure!(init == expected && exec == expected, "{context}: {init:?}, exec: {exec:?}");
         if expected.starts_with(OWN_PROFILE) {
@@ -93,7 +93,7 @@ fn apparmor_profiles() -> Result<()> {
         json!({"apparmor": {"profile_type": 2, "localhost_ref": "no-such-profile"}}),
         json!({"apparmor_profile": "localhost/no-such-profile"}),
     ] {
-        let (file, pod_file) = scene.create_files(&pod, &with(context))?;
+        let (file, pod_file) = scene.create_files(&pod, &with(&context))?;
         let refusal = scene.crictl.refused(&["create", &pod_id, &file, &pod_file])?;
         ensure!(refusal.text.contains("no-such-profile"), "{refusal:?}");
     }
@@ -126,7 +126,7 @@ fn apparmor_default_is_a_wall() -> Result<()> {
                   echo 10 >/proc/sys/vm/swappiness && echo set; \
                   echo 32 >/proc/sys/kernel/shmmni && echo own; kill -0 1 && echo signalled; true";
     let run = |context: Value| {
-        let id = scene.start(&pod_id, &pod, &with(context))?;
+        let id = scene.start(&pod_id, &pod, &with(&context))?;
         scene.crictl.ok(&["exec", "-s", &id, "mkdir", "-p", "/mnt"])?;
         let before = fs::read_to_string("/proc/sys/vm/swappiness")?;
         let said = scene.crictl.ok(&["exec", "-s", &id, "sh", "-c", script])?;
@@ -179,7 +179,7 @@ fn selinux_labels() -> Result<()> {
     let volume = scene.dir.join("volume");
     fs::create_dir_all(volume.join("deep"))?;
     fs::write(volume.join("deep/file"), "x")?;
-    let mut spec = with(json!({}));
+    let mut spec = with(&json!({}));
     spec["mounts"] = json!([{"container_path": "/data", "host_path": volume, "selinux_relabel": true}]);
     let first = scene.start(&one_id, &one, &spec)?;
     let process = confinement_of_init(&scene, &first)?;
@@ -210,15 +210,15 @@ fn selinux_labels() -> Result<()> {
     ensure!(label(&volume.join("deep/file"))?.ends_with(&level));
 
     // A pod's containers share a level, and no two pods do.
-    let mut second = with(json!({}));
+    let mut second = with(&json!({}));
     second["metadata"]["name"] = "second".into();
     second["log_path"] = "second.log".into();
     let second = scene.start(&one_id, &one, &second)?;
     ensure!(confinement_of_init(&scene, &second)? == process);
-    let stranger = scene.start(&other_id, &other, &with(json!({})))?;
+    let stranger = scene.start(&other_id, &other, &with(&json!({})))?;
     ensure!(confinement_of_init(&scene, &stranger)? != process);
 
-    let mut asked = with(json!({"selinux_options": {"level": "s0:c10,c20"}}));
+    let mut asked = with(&json!({"selinux_options": {"level": "s0:c10,c20"}}));
     asked["metadata"]["name"] = "asked".into();
     asked["log_path"] = "asked.log".into();
     let asked = scene.start(&other_id, &other, &asked)?;
@@ -260,12 +260,12 @@ fn security_modules_that_are_not_there() -> Result<()> {
         (json!({"apparmor_profile": "localhost/mine"}), "AppArmor"),
         (json!({"selinux_options": {"level": "s0:c1"}}), "SELinux"),
     ] {
-        let (file, pod_file) = scene.create_files(&pod, &with(context))?;
+        let (file, pod_file) = scene.create_files(&pod, &with(&context))?;
         let refusal = scene.crictl.refused(&["create", &pod_id, &file, &pod_file])?;
         ensure!(refusal.text.contains(name), "{refusal:?}");
     }
     // The default, where there is none, is none.
-    let id = scene.start(&pod_id, &pod, &with(json!({"apparmor": {"profile_type": 0}})))?;
+    let id = scene.start(&pod_id, &pod, &with(&json!({"apparmor": {"profile_type": 0}})))?;
     ensure!(scene.crictl.container_state(&id)? == "CONTAINER_RUNNING");
     scene.remove_pod(&pod_id)?;
     oracle.nothing_left()

@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use holdfast_e2e::{
-    Scene,
+    Scene, process,
     scene::BUSYBOX,
     specs::{pod, sleeper, with_user_namespace},
 };
@@ -25,23 +25,26 @@ fn asking(name: &str, devices: &[&str]) -> Value {
     container
 }
 
-/// A device with all that shows inside, and a second one that adds to it.
-fn gadget(scene: &Scene) -> String {
-    format!(
+/// The spec of a device with all that shows inside, and a second one that adds to it.
+fn gadget(scene: &Scene) -> Result<String> {
+    let text = format!(
         "cdiVersion: 0.7.0\nkind: vendor.test/gadget\ncontainerEdits: {{env: [GADGETS=yes]}}\ndevices:\n- name: zero\n  \
          containerEdits:\n    env: [GADGET=zero]\n    deviceNodes:\n    - {{path: /dev/gadgets/zero, hostPath: /dev/zero, \
-         permissions: rw, fileMode: 0640, gid: 4242}}\n    mounts:\n    - {{hostPath: {}/gadget.txt, containerPath: \
+         permissions: rw, fileMode: 0640, gid: 4242}}\n    - {{path: /dev/gadgets/log, hostPath: {dir}/log, permissions: w}}\n    \
+         mounts:\n    - {{hostPath: {dir}/gadget.txt, containerPath: \
          /gadget.txt, options: [ro, bind]}}\n    additionalGids: [4242]\n- name: two\n  containerEdits: {{env: [SECOND=two]}}\n",
-        scene.dir.display()
-    )
+        dir = scene.dir.display()
+    );
+    fs::write(scene.dir.join("gadget.txt"), "of the driver\n")?;
+    process::stdout("mknod", [&*scene.dir.join("log").to_string_lossy(), "c", "1", "11"])?;
+    Ok(text)
 }
 
 #[test]
 fn a_device_s_edits_show_inside() -> Result<()> {
     let Some(mut scene) = Scene::ours()? else { return Ok(()) };
     let oracle = scene.oracle()?;
-    fs::write(scene.dir.join("gadget.txt"), "of the driver\n")?;
-    let text = gadget(&scene);
+    let text = gadget(&scene)?;
     write(&mut scene, 0, "gadget.yaml", &text)?;
     let pod = pod(&scene.dir, "gadgets");
     let pod_id = scene.run_pod(&pod)?;
@@ -56,6 +59,18 @@ fn a_device_s_edits_show_inside() -> Result<()> {
         shell("stat -c '%F %t:%T %a %u:%g' /dev/gadgets/zero")? == "character special file 1:5 640 0:4242"
     );
     ensure!(shell("head -c 3 /dev/gadgets/zero | wc -c")? == "3");
+    // The kernel's log is no device that containers may use, whoever makes a node of it.
+    ensure!(shell(": > /dev/gadgets/log && echo open")? == "open");
+    let other = scene.start(&pod_id, &pod, &sleeper("other", BUSYBOX))?;
+    let said = scene.crictl.ok(&[
+        "exec",
+        "-s",
+        &other,
+        "sh",
+        "-c",
+        "mknod /log c 1 11; (exec 2>&1; : > /log); true",
+    ])?;
+    ensure!(said.contains("Operation not permitted"), "{said}");
     ensure!(shell("cat /gadget.txt; ! touch /gadget.txt 2>/dev/null")? == "of the driver");
     ensure!(shell("id -G")?.split(' ').any(|group| group == "4242"), "{}", shell("id -G")?);
     scene.remove_pod(&pod_id)?;
@@ -66,8 +81,7 @@ fn a_device_s_edits_show_inside() -> Result<()> {
 fn in_a_user_namespace() -> Result<()> {
     let Some(mut scene) = Scene::ours()? else { return Ok(()) };
     let oracle = scene.oracle()?;
-    fs::write(scene.dir.join("gadget.txt"), "of the driver\n")?;
-    let text = gadget(&scene);
+    let text = gadget(&scene)?;
     write(&mut scene, 1, "gadget.yaml", &text)?;
     let mut pod = pod(&scene.dir, "mapped");
     with_user_namespace(&mut pod, 1_310_720);

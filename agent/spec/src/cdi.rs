@@ -71,25 +71,19 @@ fn device(node: &CdiDeviceNode, owner: (u32, u32), field: &str) -> Result<LinuxD
     let found = look(Path::new(host_path));
     let mut device = LinuxDevice::default();
     let mode = node.file_mode.or(found.as_ref().ok().map(|found| found.mode));
-    match kind.filter(|kind| *kind == LinuxDeviceType::P || node.major != 0) {
-        Some(kind) => {
-            device.set_typ(kind).set_major(node.major.into()).set_minor(node.minor.into());
+    if let Some(kind) = kind.filter(|kind| *kind == LinuxDeviceType::P || node.major != 0) {
+        device.set_typ(kind).set_major(node.major.into()).set_minor(node.minor.into());
+    } else {
+        let found = found.map_err(|error| missing(host_path, field, error))?;
+        let same = |kind: LinuxDeviceType| {
+            kind == found.kind || (kind == LinuxDeviceType::U && found.kind == LinuxDeviceType::C)
+        };
+        if kind.is_some_and(|kind| !same(kind)) {
+            let problem = format!("{host_path:?} is of another type than {:?}", node.kind);
+            return Err(invalid(field, problem));
         }
-        None => {
-            let found = found.map_err(|error| missing(host_path, field, error))?;
-            let same = |kind: LinuxDeviceType| {
-                kind == found.kind || (kind == LinuxDeviceType::U && found.kind == LinuxDeviceType::C)
-            };
-            if kind.is_some_and(|kind| !same(kind)) {
-                let problem = format!("{host_path:?} is of another type than {:?}", node.kind);
-                return Err(invalid(field, problem));
-            }
-            let numbers = if node.major == 0 { (found.major, found.minor) } else { (node.major, node.minor) };
-            device
-                .set_typ(kind.unwrap_or(found.kind))
-                .set_major(numbers.0.into())
-                .set_minor(numbers.1.into());
-        }
+        let numbers = if node.major == 0 { (found.major, found.minor) } else { (node.major, node.minor) };
+        device.set_typ(kind.unwrap_or(found.kind)).set_major(numbers.0.into()).set_minor(numbers.1.into());
     }
     device
         .set_path(text::clean(&node.path))

@@ -1,6 +1,6 @@
 //! Tests of what CDI devices change in a spec.
 
-use holdfast_model::{ContainerConfig, DeviceKind, Mount, NamespaceMode};
+use holdfast_model::{ContainerConfig, DeviceKind, DeviceRule, Mount, NamespaceMode};
 use serde_json::json;
 
 use super::*;
@@ -75,7 +75,7 @@ fn all_kinds_of_edits() {
 fn no_edits_change_nothing() {
     let (spec, built) = built(&Case::default());
     assert_eq!((&spec["hooks"], &spec["linux"]["devices"]), (&Value::Null, &Value::Null));
-    assert_eq!(built.devices, holdfast_model::DeviceRule::defaults());
+    assert_eq!(built.devices, DeviceRule::defaults());
 }
 
 #[test]
@@ -141,15 +141,15 @@ fn what_a_node_does_not_say_is_the_hosts() {
 fn permissions_of_nodes() {
     for (asked, rules) in [("", Some("rwm")), ("r", Some("r")), ("mw", Some("wm")), ("none", None)] {
         let (_, built) = built(&case(json!({"deviceNodes": [{"path": "/dev/full", "permissions": asked}]})));
-        let of_full = |rule: &&holdfast_model::DeviceRule| rule.minor == Some(7);
+        let of_full = |rule: &&DeviceRule| rule.minor == Some(7);
         let added: Vec<_> =
-            built.devices.iter().filter(of_full).skip(1).map(|rule| rule.permissions()).collect();
+            built.devices.iter().filter(of_full).skip(1).map(DeviceRule::permissions).collect();
         assert_eq!(added, rules.into_iter().collect::<Vec<_>>(), "{asked}");
     }
     let mut case = case(json!({"deviceNodes": [{"path": "/dev/full"}]}));
     case.pod.security.privileged = true;
     case.container.security.privileged = true;
-    assert_eq!(built(&case).1.devices, [holdfast_model::DeviceRule::ALL], "it may use all anyway");
+    assert_eq!(built(&case).1.devices, [DeviceRule::ALL], "it may use all anyway");
 }
 
 #[test]

@@ -34,7 +34,7 @@ pub struct File {
 #[derive(Debug)]
 pub enum Content {
     /// A spec.
-    Spec(Spec),
+    Spec(Box<Spec>),
     /// Something else.
     Bad {
         /// What is wrong with it.
@@ -116,7 +116,7 @@ fn read_one(path: &Path) -> Option<(Content, u64)> {
     match contents(path) {
         Ok(Some(bytes)) => {
             let content = match schema::parse(path, &bytes) {
-                Ok(spec) => Content::Spec(spec),
+                Ok(spec) => Content::Spec(Box::new(spec)),
                 Err(problem) => Content::Bad { problem, claim: schema::claim(path, &bytes) },
             };
             Some((content, bytes.len() as u64))

@@ -107,8 +107,8 @@ fn a_request_that_says_nothing() {
     assert_eq!(built.devices, DeviceRule::defaults());
     assert!(built.launch.raw_env.is_empty() && built.launch.volumes.is_empty());
     let net_ipc_uts = libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-    // A pod that says nothing shares its pid namespace, and so does its container.
-    assert_eq!(built.launch.join, (net_ipc_uts | libc::CLONE_NEWPID) as u64);
+    // A pod that says nothing shares its pid namespace, and so does its container; the holder's mounts are copied.
+    assert_eq!(built.launch.join, (libc::CLONE_NEWNS | net_ipc_uts | libc::CLONE_NEWPID) as u64);
     assert_eq!(built.launch.own, (libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP) as u64);
 }
 

@@ -31,6 +31,7 @@ pub struct Spdy {
     /// The part of `chunk` that was read and not looked at.
     rest: std::ops::Range<usize>,
     status: Vec<u8>,
+    replies: usize,
 }
 
 impl Spdy {
@@ -66,40 +67,53 @@ impl Spdy {
             frames.extend(Control::SynStream { id, fin: false, unidirectional: false, block }.encode());
         }
         stream.write_all(&frames).await?;
-        Ok(Self { stream, decoder: Decoder::new(MAX_FRAME), chunk, rest: head..got, status: Vec::new() })
+        let decoder = Decoder::new(MAX_FRAME);
+        let mut session = Self { stream, decoder, chunk, rest: head..got, status: Vec::new(), replies: 0 };
+        // The Go server throws away what comes for a stream before it has replied to it.
+        while session.replies < if stdin { 3 } else { 2 } {
+            let early = session.step().await?;
+            ensure!(early.is_none(), "output before the streams were open: {early:?}");
+        }
+        Ok(session)
     }
 
     /// What comes next.
     pub async fn next(&mut self) -> Result<Came> {
         loop {
-            let mut rest = &self.chunk[self.rest.clone()];
-            let event = self.decoder.decode(&mut rest)?;
-            self.rest.start = self.rest.end - rest.len();
-            match event {
-                Some(Event::Data { id: STDOUT, piece, .. }) if !piece.is_empty() => {
-                    return Ok(Came::Output(piece.len()));
-                }
-                Some(Event::Data { id: ERROR, piece, fin }) => {
-                    self.status.extend_from_slice(piece);
-                    if fin {
-                        return Ok(Came::Status(String::from_utf8_lossy(&self.status).into_owned()));
-                    }
-                }
-                // The Go server does not finish the stream but ends the connection.
-                Some(Event::Control(Control::Reset { id: ERROR, .. })) if !self.status.is_empty() => {
-                    return Ok(Came::Status(String::from_utf8_lossy(&self.status).into_owned()));
-                }
-                Some(Event::Control(Control::Reset { id, status })) => {
-                    bail!("stream {id} was reset: {status}")
-                }
-                Some(_) => {}
-                None => {
-                    let count = self.stream.read(&mut self.chunk).await?;
-                    ensure!(count > 0, "the session broke off");
-                    self.rest = 0..count;
-                }
+            if let Some(came) = self.step().await? {
+                return Ok(came);
             }
         }
+    }
+
+    /// The next frame or piece of one, or more bytes of it.
+    async fn step(&mut self) -> Result<Option<Came>> {
+        let mut rest = &self.chunk[self.rest.clone()];
+        let event = self.decoder.decode(&mut rest)?;
+        self.rest.start = self.rest.end - rest.len();
+        let status = |bytes: &[u8]| Came::Status(String::from_utf8_lossy(bytes).into_owned());
+        match event {
+            Some(Event::Control(Control::SynReply { .. })) => self.replies += 1,
+            Some(Event::Data { id: STDOUT, piece, .. }) if !piece.is_empty() => {
+                return Ok(Some(Came::Output(piece.len())));
+            }
+            Some(Event::Data { id: ERROR, piece, fin }) => {
+                self.status.extend_from_slice(piece);
+                return Ok(fin.then(|| status(&self.status)));
+            }
+            // The Go server does not finish the stream but ends the connection.
+            Some(Event::Control(Control::Reset { id: ERROR, .. })) if !self.status.is_empty() => {
+                return Ok(Some(status(&self.status)));
+            }
+            Some(Event::Control(Control::Reset { id: ERROR, status })) => bail!("no status: reset {status}"),
+            Some(_) => {}
+            None => {
+                let count = self.stream.read(&mut self.chunk).await?;
+                ensure!(count > 0, "the session broke off");
+                self.rest = 0..count;
+            }
+        }
+        Ok(None)
     }
 
     /// Bytes of standard input.

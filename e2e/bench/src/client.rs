@@ -97,7 +97,7 @@ impl Client {
             tty: false,
             stdin,
             stdout: true,
-            stderr: false,
+            stderr: true,
         };
         Ok(self.runtime.exec(request).await.context("Exec")?.into_inner().url)
     }

@@ -120,16 +120,27 @@ async fn measure_in(client: &mut Client, options: &Options, container: &str) -> 
         };
         figures.extend(latency(client, options, transport, container, name).await?);
         if options.stream_mib > 0 {
-            let rate = stdout(client, options, transport, container).await?;
-            figures.push(Figure::single(format!("exec stdout over {name}"), "MiB/s", rate));
-            let rate = stdin(client, options, transport, container).await?;
-            figures.push(Figure::single(format!("exec stdin over {name}"), "MiB/s", rate));
+            let rate = stdout(client, options, transport, container).await;
+            figures.extend(throughput(format!("exec stdout over {name}"), rate));
+            let rate = stdin(client, options, transport, container).await;
+            figures.extend(throughput(format!("exec stdin over {name}"), rate));
         }
     }
     if let (Some(&first), true) = (options.transports.first(), options.sessions > 0) {
         figures.extend(at_once(client, options, first, container).await?);
     }
     Ok(figures)
+}
+
+/// A long stream that breaks off has no figure, and the others are worth having all the same.
+fn throughput(name: String, rate: Result<f64>) -> Option<Figure> {
+    match rate {
+        Ok(rate) => Some(Figure::single(name, "MiB/s", rate)),
+        Err(error) => {
+            eprintln!("{name}: {error:#}");
+            None
+        }
+    }
 }
 
 async fn latency(

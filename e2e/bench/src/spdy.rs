@@ -15,7 +15,8 @@ use crate::sessions::Came;
 /// The streams, in the order in which they are opened; a client's have odd ids.
 const ERROR: u32 = 1;
 const STDOUT: u32 = 3;
-const STDIN: u32 = 5;
+const STDERR: u32 = 5;
+const STDIN: u32 = 7;
 /// Of the largest control frame.
 const MAX_FRAME: usize = 64 * 1024;
 /// Of an HTTP head.
@@ -58,7 +59,7 @@ impl Spdy {
 
         let mut encoder = Encoder::default();
         let mut frames = Vec::new();
-        for (id, name) in [(ERROR, "error"), (STDOUT, "stdout"), (STDIN, "stdin")] {
+        for (id, name) in [(ERROR, "error"), (STDOUT, "stdout"), (STDERR, "stderr"), (STDIN, "stdin")] {
             if id == STDIN && !stdin {
                 continue;
             }
@@ -70,7 +71,7 @@ impl Spdy {
         let decoder = Decoder::new(MAX_FRAME);
         let mut session = Self { stream, decoder, chunk, rest: head..got, status: Vec::new(), replies: 0 };
         // The Go server throws away what comes for a stream before it has replied to it.
-        while session.replies < if stdin { 3 } else { 2 } {
+        while session.replies < if stdin { 4 } else { 3 } {
             let early = session.step().await?;
             ensure!(early.is_none(), "output before the streams were open: {early:?}");
         }

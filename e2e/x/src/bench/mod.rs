@@ -7,7 +7,7 @@ mod table;
 use std::{
     os::unix::net::UnixStream,
     path::Path,
-    process::Child,
+    process::{Child, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -81,6 +81,7 @@ fn client(work: &Work, place: &Place, runtime: u32, own: &[&str], args: &[String
     let mut client = command("nsenter", ["--target", &runtime.to_string(), "--net", "--"]);
     client.args(["sh", "-c", "ip link set lo up && exec \"$@\"", "sh"]).arg(work.release("holdfast-bench"));
     client.args(["--endpoint", &endpoint, "--image", images::BENCH]).args(own).args(args);
-    let text = output(&mut client)?;
+    // What it says beside is for people.
+    let text = output(client.stderr(Stdio::inherit()))?;
     serde_json::from_str(&text).with_context(|| format!("read what {} prints", shown(&client)))
 }

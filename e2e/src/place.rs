@@ -40,6 +40,11 @@ pub fn cni_plugins() -> PathBuf {
     cache().join("tools/containernetworking-plugins/usr/lib/cni")
 }
 
+/// A real OCI runtime.
+pub fn runc() -> PathBuf {
+    cache().join("tools/runc/runc")
+}
+
 /// The OCI layout with all test images.
 pub fn images() -> PathBuf {
     cache().join("images")

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::{
     sys::{
         signal::{Signal, kill},
@@ -204,6 +204,15 @@ pub fn descendants() -> Vec<Stat> {
     let ours = ours();
     found.retain(|process| !ours.contains(&process.pid));
     found
+}
+
+/// SIGKILL to the only descendant of that name.
+pub fn kill_only(name: &str) -> Result<()> {
+    // The kernel keeps 15 bytes of it.
+    let short = &name[..name.len().min(15)];
+    let all: Vec<_> = descendants().into_iter().filter(|process| process.name == short).collect();
+    ensure!(all.len() == 1 && all[0].pid > 1, "not one {name}: {all:?}");
+    kill(Pid::from_raw(all[0].pid as i32), Signal::SIGKILL).with_context(|| format!("kill {name}"))
 }
 
 /// Ends all descendants that no test holds. For the way out of a test that failed.

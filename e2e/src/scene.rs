@@ -132,6 +132,13 @@ impl Scene {
         self.crictl.ok(&["runp", &text(&specs::write(&self.dir, pod)?)])
     }
 
+    /// The same with a RuntimeClass handler.
+    pub fn run_pod_with(&self, pod: &Value, handler: &str) -> Result<String> {
+        let logs = Path::new(pod["log_directory"].as_str().context("a pod without log directory")?);
+        fs::create_dir_all(logs).with_context(|| format!("make {}", logs.display()))?;
+        self.crictl.ok(&["runp", "--runtime", handler, &text(&specs::write(&self.dir, pod)?)])
+    }
+
     /// CreateContainer; returns the id.
     pub fn create(&self, pod_id: &str, pod: &Value, container: &Value) -> Result<String> {
         let (container, pod) = self.create_files(pod, container)?;

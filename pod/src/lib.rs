@@ -4,6 +4,7 @@ pub mod channel;
 pub mod executable;
 pub mod holder;
 pub mod launch;
+pub mod oci_runtime;
 pub mod protocol;
 pub mod report;
 pub mod sysctl;

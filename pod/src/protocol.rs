@@ -26,6 +26,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::oci_runtime::OciRuntime;
+
 /// Longest packet in bytes, without descriptors.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 /// Most descriptors in one packet (the kernel's SCM_MAX_FD is 253).
@@ -165,6 +167,12 @@ pub struct Create {
     pub timeout_ms: u64,
     /// How long output is read after the exit while somebody else still holds the pipes, in milliseconds.
     pub drain_ms: u64,
+    /// Path of the shim's run directory, which is the container's OCI bundle where one is needed.
+    pub bundle: PathBuf,
+    /// Who makes and starts it, if not our own stages. With `await_placement` the runtime asks systemd for the scope,
+    /// and Placing tells of what is in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<OciRuntime>,
 }
 
 /// An exec.

@@ -94,10 +94,14 @@ pub enum Step {
     Gate,
     /// Loading seccomp, and running the command.
     Run,
+    /// Writing an OCI bundle.
+    MakeBundle,
+    /// Another OCI runtime is at work.
+    RunRuntime,
 }
 
 impl Step {
-    const ALL: [(Self, &'static str); 17] = [
+    const ALL: [(Self, &'static str); 19] = [
         (Self::Begin, "begin"),
         (Self::EnterCgroup, "enter cgroup"),
         (Self::AwaitPlacement, "await placement in the cgroup"),
@@ -115,6 +119,8 @@ impl Step {
         (Self::BecomeUser, "become user"),
         (Self::Gate, "wait at the gate"),
         (Self::Run, "run command"),
+        (Self::MakeBundle, "make the bundle"),
+        (Self::RunRuntime, "create by the OCI runtime"),
     ];
 
     fn name_of(number: u32) -> &'static str {

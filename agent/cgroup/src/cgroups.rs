@@ -224,6 +224,26 @@ impl Cgroups {
         }
     }
 
+    /// systemd driver: takes over a scope that another OCI runtime has made around `pid`, and sets the limits anew, those
+    /// of ours that it does not know as well.
+    pub async fn adopt(
+        &self,
+        location: &Location,
+        pid: i32,
+        resources: &Resources,
+        extra: Extra,
+    ) -> Result<Entry, Error> {
+        self.inner.check(resources, &extra, Phase::Create)?;
+        if pid <= 1 {
+            return Err(Error::invalid("pid", pid, "is no container's"));
+        }
+        let path = location.path().to_owned();
+        self.blocking("find a container's scope", move |inner| inner.join_rest(&path, pid)).await?;
+        self.update(location, resources).await?;
+        let (path, resources) = (location.path().to_owned(), resources.clone());
+        self.blocking("limit a container's scope", move |inner| inner.fill(&path, &resources, &extra)).await
+    }
+
     /// Opens the descriptors of a container's group that exists.
     pub async fn open(&self, location: &Location) -> Result<Entry, Error> {
         let path = location.path().to_owned();

@@ -5,6 +5,7 @@
 //! an error names the file and the line that it stands in.
 
 mod form;
+mod handlers;
 mod load;
 mod show;
 mod types;
@@ -18,6 +19,7 @@ use holdfast_cgroup::DriverSetting;
 use oci_spec::runtime::{PosixRlimit, PosixRlimitType};
 use serde::{Deserialize, Serialize};
 
+pub use handlers::{BUILT_IN, Handler, Handlers};
 pub use load::{ConfigError, DEFAULT_PATH};
 pub use types::{LogFormat, LogLevel, Ulimit};
 
@@ -134,6 +136,9 @@ pub struct RuntimeSection {
     /// Where `localhost` seccomp profiles lie.
     #[serde(deserialize_with = "form::absolute_path")]
     pub seccomp_profile_root: PathBuf,
+    /// What a RuntimeClass may name: `[runtime.handlers.NAME]`.
+    #[serde(deserialize_with = "handlers::named")]
+    pub handlers: Handlers,
 }
 
 /// `[cdi]`.
@@ -236,6 +241,7 @@ impl Default for RuntimeSection {
                 hard: 1 << 20,
             }],
             seccomp_profile_root: "/var/lib/kubelet/seccomp".into(),
+            handlers: Handlers::new(),
         }
     }
 }

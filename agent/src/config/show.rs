@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use toml::{Table, Value};
 
-use super::Config;
+use super::{Config, handlers};
 
 /// A key: its table, its name, what it means, and an example for keys that have no value by default.
 struct Key {
@@ -153,6 +153,7 @@ impl Config {
                 None => writeln!(text, "#{} = {}", key.name, key.example),
             };
         }
+        text.push_str(&handlers::show(&self.runtime.handlers));
         text
     }
 }

@@ -28,6 +28,7 @@ impl Runtime {
             if let Ok(shim) = Shim::connect(&self.run_dir(&id), sender) {
                 let _ = shim.order(Request::Shutdown).await;
             }
+            self.delete_from_all_runtimes(id.as_str()).await;
             self.remove_groups_of(id.as_str()).await;
         }
         blocking(move || set_aside(&dir, &reason)).await;

@@ -17,7 +17,7 @@ use holdfast_pod::{
     launch::Rootfs,
     protocol::{Answer, Create, Created, FdRole, Phase, Request},
 };
-use holdfast_spec::{Built, Inputs, seccomp::Program};
+use holdfast_spec::{Built, HostFacts, Inputs, seccomp::Program};
 use tokio::sync::mpsc;
 
 use crate::cdi;
@@ -118,8 +118,18 @@ impl Runtime {
             .container(pod_record.cgroup.as_parent(), &id)
             .map_err(|source| Error::Cgroup { operation: "name container", source })?;
         let images = (&image, volume_images.clone());
-        let mut built = self.build_spec(&id, &pod, &pod_record, &config, images, &cgroup.to_string()).await?;
-        let seccomp = self.seccomp_program(&built).await?;
+        let (runtime, host) = match self.runtime_of(&pod_record.runtime_handler).await? {
+            None => (None, self.host.clone()),
+            Some((runtime, features)) => (Some(runtime), HostFacts { features, ..self.host.clone() }),
+        };
+        let mut built =
+            self.build_spec(&id, &pod, &pod_record, &config, images, &cgroup.to_string(), host).await?;
+        let mut seccomp = None;
+        if runtime.is_some() {
+            self.complete_for_runtime(&mut built, &pod, &id).await?;
+        } else {
+            seccomp = self.seccomp_program(&built).await?;
+        }
         built.launch.seccomp_flags = seccomp.as_ref().map_or(0, |program| program.flags());
         let record = ContainerRecord {
             version: record::VERSION,
@@ -138,6 +148,7 @@ impl Runtime {
             resources: config.resources.clone(),
             started_at_ns: 0,
             exit: None,
+            runtime,
             id,
             config,
         };
@@ -168,6 +179,7 @@ impl Runtime {
         Ok(Some(target))
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what a spec is made of, from as many places")]
     async fn build_spec(
         &self,
         id: &ContainerId,
@@ -176,6 +188,7 @@ impl Runtime {
         config: &ContainerConfig,
         (image, volume_images): (&Arc<Image>, Vec<Option<Arc<Image>>>),
         cgroups_path: &str,
+        host: HostFacts,
     ) -> Result<Built, Error> {
         let runtime = self.clone();
         let dir = self.container_dir(id);
@@ -202,7 +215,7 @@ impl Runtime {
                 files: pod_files::paths(&pod_dir),
                 hostname: &pod_hostname(&pod_config),
                 cgroups_path: &cgroups_path,
-                host: &runtime.host,
+                host: &host,
                 rlimits: &runtime.config.runtime.default_rlimits(),
             });
             built.map_err(|source| Error::Spec { operation: "create container", source })
@@ -300,6 +313,30 @@ impl Runtime {
             .map_err(|source| Error::Seccomp { operation: "create container", source })
     }
 
+    /// What a runtime has to find in the spec itself: the filter, and what containerd's users look for in it.
+    async fn complete_for_runtime(
+        &self,
+        built: &mut Built,
+        pod: &Pod,
+        id: &ContainerId,
+    ) -> Result<(), Error> {
+        let (compiler, profile, caps) = (self.seccomp.clone(), built.seccomp.clone(), built.capabilities);
+        let seccomp = blocking(move || compiler.oci(&profile, caps))
+            .await
+            .map_err(|source| Error::Seccomp { operation: "create container", source })?;
+        if let Some(linux) = built.launch.spec.linux_mut() {
+            linux.set_seccomp(seccomp);
+        }
+        let annotations = [
+            ("io.kubernetes.cri.container-type", "container".to_owned()),
+            ("io.kubernetes.cri.sandbox-id", pod.id.to_string()),
+            ("io.kubernetes.cri.container-id", id.to_string()),
+        ];
+        let annotations = annotations.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        built.launch.spec.set_annotations(Some(annotations));
+        Ok(())
+    }
+
     async fn spawn_shim(
         &self,
         container: &Container,
@@ -354,7 +391,7 @@ impl Runtime {
         fds.extend(program.as_ref().map(|fd| (FdRole::Seccomp, fd.as_fd())));
         fds.extend(target.as_ref().map(|fd| (FdRole::PidTarget, fd.as_fd())));
         fds.extend(cgroup_fds(&entry));
-        let request = Request::Create(plan.create(systemd));
+        let request = Request::Create(plan.create(systemd, self.run_dir(&container.id)));
         let mut answers = shim.begin(request, &fds).await.map_err(failed)?;
         let answer = answers.next("Create", CREATE_LIMIT).await.map_err(failed)?;
         match answer {
@@ -373,16 +410,16 @@ impl Runtime {
         pid: i32,
         failed: impl Fn(ShimError) -> Error,
     ) -> Result<Created, Error> {
-        let entry = self
-            .cgroups
-            .place(
-                &plan.record.cgroup,
-                pid,
-                &plan.record.resources,
-                plan.extra(self.config.runtime.pids_limit),
-            )
-            .await
-            .map_err(|source| Error::Cgroup { operation: "make scope of container", source })?;
+        let (cgroup, resources) = (&plan.record.cgroup, &plan.record.resources);
+        let extra = plan.extra(self.config.runtime.pids_limit);
+        // Another runtime has asked systemd itself.
+        let placed = if plan.record.runtime.is_some() {
+            self.cgroups.adopt(cgroup, pid, resources, extra).await
+        } else {
+            self.cgroups.place(cgroup, pid, resources, extra).await
+        };
+        let entry =
+            placed.map_err(|source| Error::Cgroup { operation: "make scope of container", source })?;
         let fds: Vec<_> = cgroup_fds(&entry).collect();
         shim.call(Request::Placed, &fds, super::shim::ANSWER_LIMIT).await.map_err(&failed)?;
         match answers.next("Create", CREATE_LIMIT).await.map_err(&failed)? {
@@ -422,6 +459,11 @@ impl Runtime {
         if let Err(source) = self.cgroups.kill(&record.cgroup).await {
             errors.push(Error::Cgroup { operation: "empty container", source });
         }
+        if let Some(runtime) = &record.runtime
+            && let Err(error) = self.delete_from_runtime(runtime, container.id.as_str()).await
+        {
+            errors.push(error);
+        }
         if let Err(source) = self.cgroups.remove(&record.cgroup).await {
             errors.push(Error::Cgroup { operation: "remove container", source });
         }
@@ -444,7 +486,7 @@ impl Plan {
         Extra { devices: self.built.devices.clone(), pids_limit: pids_limit.map(i64::from) }
     }
 
-    fn create(&self, systemd: bool) -> Create {
+    fn create(&self, systemd: bool, bundle: PathBuf) -> Create {
         let config = &self.record.config;
         Create {
             id: self.record.id.to_string(),
@@ -456,6 +498,8 @@ impl Plan {
             await_placement: systemd,
             timeout_ms: CREATE_LIMIT.as_millis() as u64,
             drain_ms: DRAIN.as_millis() as u64,
+            bundle,
+            runtime: self.record.runtime.clone(),
         }
     }
 }

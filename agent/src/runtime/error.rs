@@ -4,7 +4,7 @@ use std::{io, path::PathBuf, time::Duration};
 
 use holdfast_pod::protocol::{FaultKind, Phase};
 
-use super::{record::RecordError, shim::ShimError};
+use super::{command::CommandError, record::RecordError, shim::ShimError};
 
 /// Classes of errors; `cri::status` gives each its gRPC code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,8 +58,16 @@ pub enum Error {
     NameTaken { what: &'static str, name: String, by: String },
     #[error("{field}: {problem}")]
     BadRequest { field: &'static str, problem: String },
-    #[error("runtime handler {handler:?} is not configured; leave it empty for the built-in one")]
-    NoSuchHandler { handler: String },
+    #[error(
+        "no runtime for {handler:?} is configured: the configured handlers are {configured}; no handler is the built-in one"
+    )]
+    NoSuchHandler { handler: String, configured: String },
+    #[error(
+        "OCI runtime {program:?} is not there, or no program: install it, or change the handler's `runtime` in the configuration"
+    )]
+    NoSuchRuntime { program: PathBuf },
+    #[error("{operation} an OCI runtime")]
+    OciRuntime { operation: &'static str, source: CommandError },
     #[error("{operation} {object}: no answer within {} s in stage {stage}", limit.as_secs())]
     Timeout { operation: &'static str, object: String, stage: &'static str, limit: Duration },
     #[error("command {command:?} timed out after {timeout_s} s in container {id} and was killed")]
@@ -99,7 +107,13 @@ impl Error {
                 Kind::InvalidArgument
             }
             Self::ImageVolume { source, .. } => source.kind(),
-            Self::PodNotReady { .. } | Self::WrongState { .. } => Kind::FailedPrecondition,
+            Self::PodNotReady { .. } | Self::WrongState { .. } | Self::NoSuchRuntime { .. } => {
+                Kind::FailedPrecondition
+            }
+            Self::OciRuntime { source, .. } => match source {
+                CommandError::Timeout { .. } => Kind::DeadlineExceeded,
+                _ => Kind::Internal,
+            },
             Self::NameTaken { .. } => Kind::AlreadyExists,
             Self::Timeout { .. } | Self::ExecTimeout { .. } => Kind::DeadlineExceeded,
             Self::Spec { source, .. } => super::kinds::spec(source),

@@ -130,8 +130,10 @@ impl Runtime {
                 source: error.into(),
             })?;
             let launch = sealed("holdfast-exec", &bytes, &container.dir)?;
+            // Another runtime has the profile of the container, and compiles it itself.
+            let profile = if record.runtime.is_some() { &SecurityProfile::Unconfined } else { &kept.seccomp };
             let program = compiler
-                .program(&kept.seccomp, CapSet::from_bits(kept.capabilities))
+                .program(profile, CapSet::from_bits(kept.capabilities))
                 .map_err(|source| Error::Seccomp { operation: "exec", source })?;
             let program = program
                 .map(|program| sealed("holdfast-seccomp", program.bytes(), &container.dir))

@@ -14,9 +14,12 @@ mod apparmor;
 mod aside;
 mod async_fd;
 mod blocking;
+mod command;
 mod create_container;
 mod error;
 mod exec_sync;
+mod foreign;
+mod handlers;
 mod kinds;
 mod lock;
 mod monitor;
@@ -57,6 +60,7 @@ use tracing::Instrument;
 pub use blocking::now_ns;
 pub use error::{Error, Kind};
 pub use exec_sync::ExecOutput;
+pub use handlers::HandlerView;
 pub use lock::Lock;
 pub use record::PodPhase;
 pub use start::{StartError, open_images};
@@ -64,6 +68,7 @@ pub use stats::{ContainerUsage, DiskUsage};
 pub use view::{ContainerView, ExitInfo, PodView};
 
 use crate::config::Config;
+use handlers::Handlers;
 use names::Names;
 use object::{Container, Pod};
 
@@ -85,6 +90,7 @@ pub struct Inner {
     network: Network,
     cgroups: Cgroups,
     host: HostFacts,
+    handlers: Handlers,
     seccomp: Arc<seccomp::Compiler>,
     _lock: lock::Lock,
 }

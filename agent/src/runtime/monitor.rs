@@ -116,6 +116,11 @@ impl Runtime {
     }
 
     async fn release_run_parts(&self, container: &Container) {
+        if let Some(runtime) = &container.record.get().runtime
+            && let Err(error) = self.delete_from_runtime(runtime, container.id.as_str()).await
+        {
+            tracing::warn!(container_id = %container.id, error = %error.chain(), "what an OCI runtime has of an exited container");
+        }
         if let Err(error) = self.cgroups.remove(&container.record.get().cgroup).await {
             tracing::warn!(container_id = %container.id, %error, "cgroup of an exited container stays until it is removed");
         }

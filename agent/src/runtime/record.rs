@@ -12,7 +12,10 @@ use std::{
 
 use holdfast_cgroup::{Location, Made};
 use holdfast_model::{ContainerConfig, ContainerId, PodId, PodSandboxConfig, Resources};
-use holdfast_pod::protocol::{Created, ExitRecord, Phase};
+use holdfast_pod::{
+    oci_runtime::OciRuntime,
+    protocol::{Created, ExitRecord, Phase},
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Version that this program writes. A larger one is set aside.
@@ -117,6 +120,9 @@ pub struct ContainerRecord {
     pub started_at_ns: i64,
     /// How it ended.
     pub exit: Option<ExitRecord>,
+    /// The OCI runtime that made it, as it was configured then; `None`: our own stages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<OciRuntime>,
 }
 
 /// What records have in common.

@@ -34,16 +34,29 @@ impl Runtime {
     /// Makes a pod sandbox and answers when it is READY. Asked again with the same configuration, it answers with
     /// the sandbox that is there.
     pub async fn run_pod_sandbox(&self, config: PodSandboxConfig, handler: &str) -> Result<PodId, Error> {
-        if !handler.is_empty() {
-            return Err(Error::NoSuchHandler { handler: handler.to_owned() });
+        if let Some((runtime, features)) = self.runtime_of(handler).await?
+            && config.security.namespaces.pod_user_namespace().is_some()
+            && !features.user_namespaces
+        {
+            return Err(Error::BadRequest {
+                field: "config.linux.security_context.namespace_options.userns_options",
+                problem: format!(
+                    "OCI runtime {} of handler {handler:?} does not say that it can do user namespaces with id-mapped mounts",
+                    runtime.program.display()
+                ),
+            });
         }
         holdfast_spec::validate_pod(&config, &self.host)
             .map_err(|source| Error::Spec { operation: "run pod sandbox", source })?;
-        let runtime = self.clone();
-        self.detached(async move { Box::pin(runtime.run_pod_sandbox_once(config)).await }).await
+        let (runtime, handler) = (self.clone(), handler.to_owned());
+        self.detached(async move { Box::pin(runtime.run_pod_sandbox_once(config, handler)).await }).await
     }
 
-    async fn run_pod_sandbox_once(&self, config: PodSandboxConfig) -> Result<PodId, Error> {
+    async fn run_pod_sandbox_once(
+        &self,
+        config: PodSandboxConfig,
+        runtime_handler: String,
+    ) -> Result<PodId, Error> {
         let id = PodId::random().map_err(|source| Error::Io {
             operation: "read",
             path: "/dev/urandom".into(),
@@ -57,7 +70,7 @@ impl Runtime {
             version: record::VERSION,
             boot_id: self.boot_id.clone(),
             id: id.clone(),
-            runtime_handler: String::new(),
+            runtime_handler,
             created_at_ns: now_ns(),
             phase: PodPhase::Creating,
             holder: None,
@@ -80,7 +93,7 @@ impl Runtime {
     /// A kubelet that lost its answer asks again: it gets what the first request made.
     fn same_pod(&self, by: &str, record: &PodRecord, name: String) -> Result<PodId, Error> {
         match self.pod(by) {
-            Ok(pod) if pod.is_ready() && pod.record.get().config == record.config => Ok(pod.id.clone()),
+            Ok(pod) if pod.is_ready() && is_same(&pod.record.get(), record) => Ok(pod.id.clone()),
             _ => Err(Error::NameTaken { what: "pod sandbox", name, by: by.to_owned() }),
         }
     }
@@ -246,6 +259,10 @@ impl Runtime {
         let dir = pod.dir.clone();
         blocking(move || remove_tree(&dir)).await
     }
+}
+
+fn is_same(one: &PodRecord, other: &PodRecord) -> bool {
+    one.config == other.config && one.runtime_handler == other.runtime_handler
 }
 
 /// What a pod's containers see as their host's name: on the host's network the host's own, else the one that was asked

@@ -86,6 +86,14 @@ impl Runtime {
     /// The OCI runtime spec of a container, for verbose status. Blocking work is done elsewhere.
     pub async fn runtime_spec(&self, id: &str) -> Result<serde_json::Value, Error> {
         let container = self.container(id)?;
+        if container.record.get().runtime.is_some() {
+            // What the runtime was given, as long as it is there.
+            let path = self.run_dir(&container.id).join("config.json");
+            let given = super::blocking::blocking(move || std::fs::read(path)).await;
+            if let Some(spec) = given.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
+                return Ok(spec);
+            }
+        }
         let kept = super::blocking::blocking(move || container.kept_launch()).await?;
         Ok(serde_json::to_value(kept.launch.spec).unwrap_or_default())
     }

@@ -14,6 +14,7 @@ mod fixtures;
 mod hostile;
 mod identity;
 mod image_volumes;
+mod handlers;
 mod images;
 mod lifecycle;
 mod limits;

@@ -234,22 +234,13 @@ fn a_helper_that_dies() -> Result<()> {
     let pod = pod(&scene.dir, "helpers");
     let pod_id = scene.run_pod(&pod)?;
     let id = scene.start(&pod_id, &pod, &sleeper("main", BUSYBOX))?;
-    kill_one("holdfast-shim")?;
+    process::kill_only("holdfast-shim")?;
     let status = scene.exited(&id)?;
     ensure!(status["exitCode"] == 255 && status["reason"] == "ShimDied", "{status}");
-    kill_one("holdfast-pod")?;
+    process::kill_only("holdfast-pod")?;
     wait::until_true("the pod to be NOTREADY", || {
         Ok(scene.crictl.json(&["inspectp", &pod_id])?["status"]["state"] == "SANDBOX_NOTREADY")
     })?;
     scene.remove_pod(&pod_id)?;
     oracle.nothing_left()
-}
-
-/// SIGKILL to the only descendant of that name.
-fn kill_one(name: &str) -> Result<()> {
-    let name = &name[..name.len().min(15)];
-    let all: Vec<_> = process::descendants().into_iter().filter(|process| process.name == name).collect();
-    ensure!(all.len() == 1 && all[0].pid > 1, "not one {name}: {all:?}");
-    let pid = nix::unistd::Pid::from_raw(all[0].pid as i32);
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).with_context(|| format!("kill {name}"))
 }

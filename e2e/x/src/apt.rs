@@ -26,6 +26,7 @@ pub const TESTS: &[&str] = &[
     "libseccomp-dev",
     "make",
     "nftables",
+    "pkg-config",
     "protobuf-compiler",
     "util-linux",
     "zstd",

@@ -16,13 +16,33 @@ use crate::{
 
 /// Version of crictl and critest.
 pub const CRI_TOOLS: &str = "v1.36.0";
+/// Version of runc, which the tests name in a RuntimeClass handler.
+const RUNC: &str = "v1.5.2";
 const CRI_API: &str = "v0.37.2";
 
 /// Makes all tools that the tests name.
 pub fn prepare(work: &Work) -> Result<()> {
     unpacked(work, "docker-registry")?;
     cni(work)?;
-    crictl(work)
+    crictl(work)?;
+    runc(work).map(drop)
+}
+
+/// Builds runc, and returns its path.
+pub fn runc(work: &Work) -> Result<PathBuf> {
+    let dir = work.dir("tools/runc")?;
+    let program = dir.join("runc");
+    once(&work.tools().join("runc.stamp"), RUNC, || {
+        step(&format!("building runc {RUNC}"), || {
+            let module = go_module(work, "github.com/opencontainers/runc", RUNC)?;
+            let log = work.dir("logs")?.join("runc.log");
+            let mut build = go(&module, ["build", "-trimpath", "-buildvcs=false", "-tags", "seccomp"]);
+            // It joins namespaces in C, and asks libseccomp.
+            build.env("CGO_ENABLED", "1").args(["-ldflags", "-s -w", "-o"]).arg(&program);
+            quiet(build.arg("."), &log)
+        })
+    })?;
+    Ok(program)
 }
 
 /// Unpacks the CNI plugins.

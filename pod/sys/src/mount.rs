@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::CWD;
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
@@ -143,6 +143,31 @@ pub fn attach(mount: impl AsFd, target: impl AsFd) -> Result<()> {
     move_mount(mount, c"", target, c"", flags).map_err(|e| {
         CallError::new(format!("move_mount(fd {}, fd {})", mount.as_raw_fd(), target.as_raw_fd()), e)
     })
+}
+
+/// Lets the private mount `new` share with the peers of `from` (Linux 5.15). Both are roots of mounts of one file system,
+/// `from` perhaps in another mount namespace.
+///
+/// # Errors
+/// EINVAL if `new` is not private, if `from` has no peers, or from an older kernel.
+pub fn join_peers(from: impl AsFd, new: impl AsFd) -> Result<()> {
+    let (from, new) = (from.as_fd(), new.as_fd());
+    let flags = MoveMountFlags::MOVE_MOUNT_SET_GROUP
+        | MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH
+        | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(from, c"", new, c"", flags).map_err(|e| {
+        let call =
+            format!("move_mount(fd {}, fd {}, MOVE_MOUNT_SET_GROUP)", from.as_raw_fd(), new.as_raw_fd());
+        CallError::new(call, e)
+    })
+}
+
+/// The number of the mount that a descriptor lies on, as mountinfo has it (statx(2), Linux 5.8).
+pub fn id_of(fd: impl AsFd) -> Result<u64> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    statx(fd, c"", flags, StatxFlags::MNT_ID)
+        .map(|stat| stat.stx_mnt_id)
+        .map_err(|e| CallError::new("statx(STATX_MNT_ID)", e))
 }
 
 /// Makes every mount of our mount namespace private.

@@ -49,15 +49,30 @@ pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
 /// # Errors
 /// EADDRINUSE if the name is there, be it a stale socket or not.
 pub fn listen_at(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+    listen_with(new_socket()?, dir, name)
+}
+
+fn listen_with(socket: OwnedFd, dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
     const BACKLOG: i32 = 16;
     let call = |what: &str| format!("{what}(fd {}, \"{name}\")", dir.as_raw_fd());
     let address = address_at(dir, name)?;
-    let socket = new_socket()?;
     // bind(2) gives the file the mode of the socket's own inode.
     rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(|e| CallError::new(call("fchmod"), e))?;
     bind(&socket, &address).map_err(|e| CallError::new(call("bind"), e))?;
     listen(&socket, BACKLOG).map_err(|e| CallError::new(call("listen"), e))?;
     Ok(socket)
+}
+
+/// As [`listen_at`], a stream socket: OCI runtimes connect to one of those with a terminal.
+pub fn listen_stream_at(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+    let socket = socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )
+    .map_err(|e| CallError::new("socket(AF_UNIX, SOCK_STREAM)", e))?;
+    listen_with(socket, dir, name)
 }
 
 /// Connects to `name` in the directory `dir`.
@@ -301,6 +316,21 @@ mod tests {
         assert_eq!(recv_packet(&server, &mut [0; 8]).unwrap().unwrap().len, 2);
         drop(listener);
         assert!(connect_at(at.as_fd(), "s.sock", LIMIT).unwrap_err().is(Errno::CONNREFUSED));
+    }
+
+    #[test]
+    fn a_stream_brings_descriptors_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = open_dir(dir.path());
+        let listener = listen_stream_at(at.as_fd(), "console.sock").unwrap();
+        assert!(accept(&listener).unwrap_err().is_would_block());
+        let client = std::os::unix::net::UnixStream::connect(dir.path().join("console.sock")).unwrap();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        send_packet(&client, b"/dev/ptmx", &[null.as_fd()]).unwrap();
+        drop(client);
+        let server = accept(&listener).unwrap();
+        let packet = recv_packet(&server, &mut [0; 64]).unwrap().unwrap();
+        assert_eq!((packet.len, packet.fds.len()), (9, 1));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use holdfast_pod::protocol::{Answer, Call, Failure, FaultKind, FdRole, Request, State};
+use holdfast_sys::pidfd::Exit;
 use holdfast_sys::{process, tty};
 
 use super::agents::Asked;
@@ -62,7 +63,10 @@ impl Shim {
             Request::Commit => self.commit().map(Some),
             Request::KillExec { exec_id } => self.kill_exec(exec_id).map(Some),
             Request::Signal { signal } => self.signal(signal).map(Some),
-            Request::Kill => Ok(Some(self.kill_all())),
+            Request::Kill => {
+                self.kill_all();
+                Ok(Some(Answer::Ok))
+            }
             Request::State => self.state().map(Some),
             Request::Resize { width, height } => self.resize(width, height).map(Some),
         };
@@ -91,6 +95,9 @@ impl Shim {
     fn start(&mut self, asked: Asked) -> Result<()> {
         const STAGE: &str = "start";
         let container = self.container_in(STAGE, |stage| matches!(stage, Stage::Gate))?;
+        if container.foreign.is_some() {
+            return self.start_by_runtime(asked);
+        }
         let link = container.link.as_ref().ok_or_else(|| wrong_phase(STAGE, "its init has ended"))?;
         link::tell(link, link::GO, &[]).or_fail("open the gate")?;
         container.started_at_ns = now_ns();
@@ -107,12 +114,14 @@ impl Shim {
         Ok(Answer::Ok)
     }
 
-    fn kill_all(&self) -> Answer {
-        // What is over already is dead: success, so that stopping can be repeated.
-        if let Some(container) = &self.container {
-            container.kill_everything();
+    /// What is over already is dead: success, so that stopping can be repeated.
+    fn kill_all(&mut self) {
+        let Some(container) = &self.container else { return };
+        container.kill_everything();
+        if container.is_refused() {
+            // There is no init that could die of it.
+            self.init_ended(Exit::Signal(libc::SIGKILL));
         }
-        Answer::Ok
     }
 
     fn state(&mut self) -> Result<Answer> {
@@ -181,7 +190,7 @@ impl Shim {
             Stage::Building => self.undo(None),
             Stage::Gate | Stage::Opening | Stage::Running if !container.committed => self.undo(None),
             // The usual way out: with a record.
-            Stage::Gate | Stage::Opening | Stage::Running => container.kill_everything(),
+            Stage::Gate | Stage::Opening | Stage::Running => self.kill_all(),
         }
         shrink();
     }

@@ -9,6 +9,7 @@ use holdfast_sys::pidfd;
 
 use super::agents::Asked;
 use super::cgroup::Cgroup;
+use super::foreign::Foreign;
 use crate::link::{Progress, Ready};
 use crate::pump::{Input, LogFile, Pump};
 
@@ -105,6 +106,8 @@ pub struct Container {
     pub reopening: Vec<(u32, Asked)>,
     /// Who waits for our end.
     pub shutdown: Option<Asked>,
+    /// The runtime that makes it in the place of our stages.
+    pub foreign: Option<Foreign>,
 }
 
 impl Container {

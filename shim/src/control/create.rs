@@ -14,12 +14,13 @@ use super::agents::Asked;
 use super::calls::{Passed, wrong_phase};
 use super::cgroup::Cgroup;
 use super::container::{Container, Stage};
+use super::foreign::{self, Foreign};
 use super::poll::Token;
 use super::{Shim, deadline, shrink};
 use crate::fault::{OrFail, Result, failure, internal};
 use crate::link::{self, Progress, Ready, Report, host_id};
 use crate::pump::{Input, LogFile, Pump};
-use crate::stage::{self, Plan, Stdio};
+use crate::stage::{self, Plan, Stdio, bundle};
 
 /// If the agent names no limit.
 const DEFAULT_LIMIT: Duration = Duration::from_mins(2);
@@ -85,28 +86,49 @@ impl Shim {
         let ends = Ends::make(&create)?;
         let progress = Progress::new().or_fail(STAGE)?;
         let (ours, theirs) = socket::pair().or_fail(STAGE)?;
-        if !create.own_pid_namespace {
-            // What its first process leaves behind in our pid namespace becomes ours to reap.
+        if !create.own_pid_namespace || create.runtime.is_some() {
+            // What its first process leaves behind in our pid namespace becomes ours to reap; so does what a runtime
+            // started and left.
             rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))
                 .or_fail("become subreaper")?;
         }
-        let birth = Birth { cgroup: cgroup.dir.as_ref().map(AsFd::as_fd), ..Birth::default() };
+        let console = match (&create.runtime, create.tty) {
+            (Some(_), true) => Some(foreign::listen_for_terminal(self.run_dir.as_fd())?),
+            _ => None,
+        };
+        // Another runtime enters the groups itself, and wants them to be empty.
+        let group = cgroup.dir.as_ref().filter(|_| create.runtime.is_none());
+        let birth = Birth { cgroup: group.map(AsFd::as_fd), ..Birth::default() };
         let helper = match fork(birth).or_fail("clone stage 1 into the container's cgroup")? {
             Forked::Parent(child) => child,
-            Forked::Child => stage::run(&Plan {
-                create: &create,
-                launch: launch.as_fd(),
-                seccomp: seccomp.as_ref().map(AsFd::as_fd),
-                holder: holder.as_fd(),
-                pid_target: pid_target.as_ref().map(AsFd::as_fd),
-                tasks: &cgroup.tasks,
-                stdio: &ends.theirs,
-                link: theirs.as_fd(),
-                progress: &progress,
-            }),
+            Forked::Child => match &create.runtime {
+                None => stage::run(&Plan {
+                    create: &create,
+                    launch: launch.as_fd(),
+                    seccomp: seccomp.as_ref().map(AsFd::as_fd),
+                    holder: holder.as_fd(),
+                    pid_target: pid_target.as_ref().map(AsFd::as_fd),
+                    tasks: &cgroup.tasks,
+                    stdio: &ends.theirs,
+                    link: theirs.as_fd(),
+                    progress: &progress,
+                }),
+                Some(runtime) => bundle::run(&bundle::Plan {
+                    create: &create,
+                    runtime,
+                    launch: launch.as_fd(),
+                    holder: holder.as_fd(),
+                    pid_target: pid_target.as_ref().map(AsFd::as_fd),
+                    stdio: &ends.theirs,
+                    link: theirs.as_fd(),
+                    progress: &progress,
+                }),
+            },
         };
+        let named = [holder].into_iter().chain(pid_target).collect();
+        let foreign = create.runtime.clone().map(|runtime| Foreign::new(runtime, named, console));
         self.poll.add(&ours, Token::Link).or_fail("epoll")?;
-        if create.await_placement {
+        if create.await_placement && create.runtime.is_none() {
             self.answer(asked, Answer::Placing { pid: helper.pid });
         }
         let limit = Some(create.timeout_ms).filter(|ms| *ms > 0).map_or(DEFAULT_LIMIT, Duration::from_millis);
@@ -133,6 +155,7 @@ impl Shim {
             terminal: None,
             reopening: Vec::new(),
             shutdown: None,
+            foreign,
         });
         self.watch_oom();
         Ok(())
@@ -143,6 +166,9 @@ impl Shim {
         const STAGE: &str = "placed";
         let building = |stage: &Stage| matches!(stage, Stage::Building);
         let container = self.container_in(STAGE, building)?;
+        if container.foreign.is_some() {
+            return self.scope_is_known(passed);
+        }
         container.cgroup.take(&mut passed);
         let link = container.link.as_ref().ok_or_else(|| wrong_phase(STAGE, "stage 1 has ended"))?;
         let tasks: Vec<_> = container.cgroup.tasks.iter().map(AsFd::as_fd).collect();
@@ -179,6 +205,7 @@ impl Shim {
                     container.kill_everything();
                 }
             }
+            Report::Ready(ready) if container.foreign.is_some() => self.bundle_is_ready(ready),
             Report::Ready(ready) => {
                 if let Err(failure) = self.reach_gate(ready, fds.pop()) {
                     self.undo(Some(failure));
@@ -199,16 +226,13 @@ impl Shim {
         }
     }
 
-    /// Stage 2 stands at the gate: give it its pipes, start the pump, answer.
-    fn reach_gate(&mut self, ready: Ready, terminal: Option<OwnedFd>) -> Result<()> {
+    /// The container's process stands at the gate: give it its pipes, start the pump, answer.
+    pub fn reach_gate(&mut self, ready: Ready, terminal: Option<OwnedFd>) -> Result<()> {
         const STAGE: &str = "reach the gate";
         let Some(container) = self.container.as_mut().filter(|one| matches!(one.stage, Stage::Building))
         else {
             return Ok(());
         };
-        for warning in &ready.warnings {
-            eprintln!("holdfast-shim {}: {warning}", self.id);
-        }
         let init = container.init.as_ref().ok_or_else(|| internal(STAGE, "its process is not known"))?;
         let created = Created {
             pid: init.pid,
@@ -229,7 +253,18 @@ impl Shim {
         let pump = Pump::start(input, container.log.take()).or_fail("start log pump")?;
         self.poll.add(pump.notice(), Token::Pump).or_fail("epoll")?;
         container.pump = Some(pump);
-        container.created = created.clone();
+        container.created = created;
+        self.stand_at_gate(ready)
+    }
+
+    /// From here on Start is what is waited for.
+    pub fn stand_at_gate(&mut self, ready: Ready) -> Result<()> {
+        for warning in &ready.warnings {
+            eprintln!("holdfast-shim {}: {warning}", self.id);
+        }
+        let container = self.container_in("reach the gate", |stage| matches!(stage, Stage::Building))?;
+        container.created.user = ready.user.clone();
+        let created = container.created.clone();
         container.ready = Ready { warnings: Vec::new(), ..ready };
         container.progress = None;
         container.deadline = None;
@@ -249,6 +284,8 @@ impl Shim {
             self.poll.remove(&link);
         }
         match container.stage {
+            // A runtime has been started: how it ended is what counts.
+            Stage::Building if container.foreign.as_ref().is_some_and(Foreign::runs) => {}
             Stage::Building => {
                 let step = container.progress.as_ref().map_or("unknown", Progress::name);
                 let text = "the stage ended without a word: was it killed, or short of memory?";
@@ -294,6 +331,7 @@ impl Shim {
             // Children that do not go when killed wait for a disk: we do not.
             Stage::Undoing(_) => self.finish_undo(),
             Stage::Draining(_) => self.finish(),
+            Stage::Opening => self.runtime_is_late(),
             _ => {}
         }
     }

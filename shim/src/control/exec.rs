@@ -15,12 +15,14 @@ use super::agents::Asked;
 use super::calls::{Passed, wrong_phase};
 use super::cgroup::Cgroup;
 use super::container::Stage;
+use super::foreign_exec::Files;
 use super::poll::Token;
 use super::{Shim, deadline, tree};
 use crate::fault::{OrFail, Result, failure, internal};
 use crate::link::Report;
 use crate::stage::cgroup::unified_of;
 use crate::stage::exec::{self as stage, Plan, Stdio};
+use crate::stage::foreign_exec as foreign_stage;
 
 /// Longest time until the command runs.
 const START_LIMIT: Duration = Duration::from_mins(1);
@@ -38,28 +40,30 @@ pub struct Exec {
     answered: bool,
     /// To the stages, until the command runs.
     link: Option<OwnedFd>,
-    /// The process that joined, until it is reaped.
+    /// The process that joined, or the runtime's command, until it is reaped.
     helper: Option<Child>,
     /// The process itself, until it is reaped.
-    process: Option<Child>,
+    pub process: Option<Child>,
     /// Its number, from its birth on.
-    pid: Option<i32>,
+    pub pid: Option<i32>,
     /// Master of its terminal, until the answer takes it along.
-    terminal: Option<OwnedFd>,
+    pub terminal: Option<OwnedFd>,
     /// When it has to be over, or to have begun.
     pub deadline: Option<Instant>,
     limit_ms: u64,
     kill_on_disconnect: bool,
-    timed_out: bool,
+    pub timed_out: bool,
     /// How it ended.
-    exit: Option<Exit>,
+    pub exit: Option<Exit>,
     /// How the one that joined ended, if not as it should.
     helper_exit: Option<Exit>,
-    failure: Option<Failure>,
+    pub failure: Option<Failure>,
+    /// Of another runtime's, with its files in the bundle.
+    pub foreign: Option<Files>,
 }
 
 impl Exec {
-    fn kill(&self, cgroup: &Cgroup) {
+    pub fn kill(&self, cgroup: &Cgroup) {
         if let Some(process) = &self.process {
             tree::kill(process, cgroup);
         }
@@ -93,12 +97,29 @@ impl Shim {
         let process = passed.need(FdRole::Process, STAGE)?;
         let seccomp = passed.take(FdRole::Seccomp);
         let stdio = take_stdio(request, &mut passed)?;
+        let made = self.container.as_ref().filter(|container| container.foreign.is_some());
+        let foreign =
+            made.map(|container| Files::make(self.run_dir.as_fd(), &container.create.bundle, serial, &stdio));
+        let foreign = foreign.transpose()?;
         let container = self.container_in(STAGE, |stage| matches!(stage, Stage::Running))?;
         let init = container.init.as_ref().ok_or_else(|| wrong_phase(STAGE, "the container has ended"))?;
         let (ours, theirs) = socket::pair().or_fail(STAGE)?;
-        let helper = match fork_into(&container.cgroup, init.pid)? {
-            Forked::Parent(child) => child,
-            Forked::Child => stage::run(&Plan {
+        let forked = match &container.foreign {
+            None => fork_into(&container.cgroup, init.pid)?,
+            Some(_) => fork(Birth::default()).or_fail("clone exec stage")?,
+        };
+        let helper = match (forked, &container.foreign, &foreign) {
+            (Forked::Parent(child), ..) => child,
+            (Forked::Child, Some(made), Some(files)) => foreign_stage::run(&foreign_stage::Plan {
+                runtime: &made.runtime,
+                id: &container.create.id,
+                bundle: &container.create.bundle,
+                names: files.names(),
+                process: process.as_fd(),
+                stdio: &stdio,
+                link: theirs.as_fd(),
+            }),
+            (Forked::Child, ..) => stage::run(&Plan {
                 process: process.as_fd(),
                 seccomp: seccomp.as_ref().map(AsFd::as_fd),
                 init: init.pidfd.as_fd(),
@@ -129,6 +150,7 @@ impl Shim {
             exit: None,
             helper_exit: None,
             failure: None,
+            foreign,
         });
         Ok(())
     }
@@ -160,21 +182,29 @@ impl Shim {
         if let Some(link) = exec.link.take() {
             self.poll.remove(&link);
         }
+        if exec.foreign.is_some() {
+            // How the runtime's command ends is what counts.
+            return self.finish_exec(serial);
+        }
         match (exec.pid, &exec.failure) {
             // Told of when it is reaped: nothing is left of it then, and how its stages ended is known.
             (None, None) | (_, Some(_)) => {}
             // The one that joined holds the link as well, so a short command may be over and reaped by now.
-            (Some(pid), None) => {
-                let asked = exec.asked;
-                exec.answered = true;
-                if exec.limit_ms == 0 {
-                    exec.deadline = None;
-                }
-                let terminal = exec.terminal.take();
-                self.answer_with(asked, Answer::ExecStarted { pid }, terminal);
-            }
+            (Some(pid), None) => self.exec_has_begun(serial, pid),
         }
         self.finish_exec(serial);
+    }
+
+    /// Its command runs.
+    pub fn exec_has_begun(&mut self, serial: u32, pid: i32) {
+        let Some(exec) = self.execs.iter_mut().find(|exec| exec.serial == serial) else { return };
+        let asked = exec.asked;
+        exec.answered = true;
+        if exec.limit_ms == 0 {
+            exec.deadline = None;
+        }
+        let terminal = exec.terminal.take();
+        self.answer_with(asked, Answer::ExecStarted { pid }, terminal);
     }
 
     /// Children are reaped here; `true` if it was one of an exec.
@@ -189,6 +219,11 @@ impl Shim {
         } else {
             exec.helper = None;
             exec.helper_exit = Some(exit).filter(|exit| *exit != Exit::Code(0));
+            if exec.foreign.is_some() {
+                let serial = exec.serial;
+                self.runtime_exec_ended(serial, exit);
+                return true;
+            }
         }
         let serial = exec.serial;
         self.finish_exec(serial);
@@ -196,11 +231,14 @@ impl Shim {
     }
 
     /// Answers, or tells of its end, when nothing is left of it.
-    fn finish_exec(&mut self, serial: u32) {
+    pub fn finish_exec(&mut self, serial: u32) {
         let Some(at) = self.execs.iter().position(|exec| exec.serial == serial && exec.is_over()) else {
             return;
         };
         let exec = self.execs.swap_remove(at);
+        if let Some(files) = &exec.foreign {
+            files.remove(self.run_dir.as_fd());
+        }
         if !exec.answered {
             let failure = exec.failure.unwrap_or_else(|| {
                 let how =

@@ -35,18 +35,26 @@ impl Shim {
         let Some(container) = self.container.as_mut() else { return };
         if container.helper.as_ref().is_some_and(|child| child.pid == pid) {
             container.helper = None;
+            if container.foreign.is_some() {
+                self.runtime_ended(exit);
+            }
         } else if container.init.as_ref().is_some_and(|child| child.pid == pid) {
             container.init = None;
             self.init_ended(exit);
+        } else {
+            // An orphan of the container that came to us, its subreaper; or what a runtime has started just now.
+            self.stray_ended(pid, exit);
         }
-        // Else an orphan of the container that came to us, its subreaper.
     }
 
-    fn init_ended(&mut self, exit: Exit) {
+    /// The container is over.
+    pub fn init_ended(&mut self, exit: Exit) {
         let Some(container) = self.container.as_mut() else { return };
         if !container.stage.has_init() {
             return;
         }
+        // Before a runtime's delete, which removes the group.
+        container.cgroup.read_oom();
         let record = container.record(exit);
         let drain = Duration::from_millis(container.create.drain_ms);
         container.stage = Stage::Draining(record);
@@ -73,16 +81,17 @@ impl Shim {
     pub fn check_end(&mut self) {
         let Some(container) = self.container.as_ref() else { return };
         let children = container.helper.is_some() || container.init.is_some();
-        match &container.stage {
-            Stage::Undoing(_) if !children => self.finish_undo(),
-            Stage::Draining(_)
-                if !children
-                    && self.execs.is_empty()
-                    && container.pump.as_ref().is_none_or(crate::pump::Pump::is_finished) =>
-            {
-                self.finish();
-            }
-            _ => {}
+        let undoing = matches!(container.stage, Stage::Undoing(_));
+        let ended = matches!(container.stage, Stage::Draining(_)) && self.execs.is_empty();
+        if children || !(undoing || ended) || !self.delete_by_runtime() {
+            return;
+        }
+        let pump = self.container.as_ref().and_then(|container| container.pump.as_ref());
+        let written = pump.is_none_or(crate::pump::Pump::is_finished);
+        if undoing {
+            self.finish_undo();
+        } else if written {
+            self.finish();
         }
     }
 

@@ -31,6 +31,8 @@ mod container;
 mod create;
 mod exec;
 mod exit;
+mod foreign;
+mod foreign_exec;
 mod poll;
 mod record;
 mod tree;
@@ -38,6 +40,7 @@ mod tree;
 use agents::{Agents, Asked, Sent};
 use container::Container;
 use exec::Exec;
+use foreign::Stray;
 use poll::{Poll, Token};
 
 /// Serves the agent on descriptor 0 and everybody who connects later, until the container is over.
@@ -76,6 +79,8 @@ struct Shim {
     buffer: Pages,
     container: Option<Container>,
     execs: Vec<Exec>,
+    /// Children that ended before it was known what they are.
+    strays: Vec<Stray>,
     serial: u32,
     over: bool,
 }
@@ -100,6 +105,7 @@ impl Shim {
             buffer: Pages::new(MAX_MESSAGE),
             container: None,
             execs: Vec::new(),
+            strays: Vec::new(),
             serial: 0,
             over: false,
         };

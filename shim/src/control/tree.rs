@@ -58,9 +58,8 @@ pub fn kill(leader: &Child, cgroup: &Cgroup) {
 
 fn members(leader: i32, cgroup: &Cgroup) -> Vec<Seen> {
     let all = cgroup.processes().unwrap_or_else(everybody);
-    let us = std::process::id().cast_signed();
     let mut rest: Vec<Seen> =
-        all.into_iter().filter(|pid| *pid > 1 && *pid != us && *pid != leader).filter_map(look).collect();
+        all.into_iter().filter(|pid| *pid > 1 && *pid != us() && *pid != leader).filter_map(look).collect();
     let mut family = HashSet::from([leader]);
     let mut found = Vec::new();
     loop {
@@ -74,6 +73,24 @@ fn members(leader: i32, cgroup: &Cgroup) -> Vec<Seen> {
         family.extend(ours.iter().map(|seen| seen.pid));
         found.extend(ours);
     }
+}
+
+/// Kills every child of ours; for a container that is being taken back.
+pub fn kill_children() {
+    let children = everybody().into_iter().filter_map(look).filter(|seen| seen.relations.parent == us());
+    for child in children {
+        let _ = pidfd::kill(&child.pidfd);
+    }
+}
+
+/// Whether the process of that number is a child of ours, running or not yet reaped.
+pub fn is_child(pid: i32) -> bool {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok();
+    stat.and_then(|stat| relations(&stat)).is_some_and(|relations| relations.parent == us())
+}
+
+fn us() -> i32 {
+    std::process::id().cast_signed()
 }
 
 fn everybody() -> Vec<i32> {

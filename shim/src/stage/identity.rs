@@ -154,7 +154,8 @@ fn lower(a: Option<u64>, b: Option<u64>) -> Option<u64> {
     }
 }
 
-fn resource(kind: PosixRlimitType) -> Resource {
+/// As the kernel numbers it.
+pub fn resource(kind: PosixRlimitType) -> Resource {
     use PosixRlimitType as T;
     match kind {
         T::RlimitCpu => Resource::Cpu,

@@ -17,11 +17,13 @@ use crate::fault::{OrFail, Result};
 use crate::link::{self, Progress, Ready, Report, Step};
 
 pub mod builder;
+pub mod bundle;
 pub mod cgroup;
 pub mod command;
 pub mod console;
 pub mod devices;
 pub mod exec;
+pub mod foreign_exec;
 pub mod hide;
 pub mod identity;
 pub mod images;
@@ -33,8 +35,10 @@ pub mod oom;
 pub mod options;
 pub mod propagation;
 pub mod rootfs;
+pub mod runtime;
 pub mod sources;
 pub mod sysctl;
+pub mod unseen;
 pub mod user;
 
 /// Our end of stdio, as the container gets it.

@@ -3,6 +3,7 @@
 mod bpf;
 mod compile;
 pub mod default;
+mod oci;
 pub mod profile;
 
 use std::{
@@ -74,6 +75,15 @@ pub enum SeccompError {
         #[source]
         source: Arc<io::Error>,
     },
+    /// Its words are not all known to the OCI runtime spec.
+    #[error("write seccomp profile {name} for another runtime")]
+    Oci {
+        /// Which.
+        name: String,
+        /// What is not known.
+        #[source]
+        source: Arc<serde_json::Error>,
+    },
     /// The file's content is no profile.
     #[error("seccomp profile {name}")]
     Profile {
@@ -99,7 +109,9 @@ impl SeccompError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Missing(_) => ErrorKind::NotFound,
-            Self::Path(_) | Self::File { .. } | Self::Profile { .. } => ErrorKind::InvalidArgument,
+            Self::Path(_) | Self::File { .. } | Self::Profile { .. } | Self::Oci { .. } => {
+                ErrorKind::InvalidArgument
+            }
             Self::Compile { source, .. } => match **source {
                 CompileError::Library { .. } | CompileError::Read(_) => ErrorKind::Internal,
                 _ => ErrorKind::InvalidArgument,
@@ -148,22 +160,41 @@ impl Compiler {
         profile: &SecurityProfile,
         caps: CapSet,
     ) -> Result<Option<Arc<Program>>, SeccompError> {
-        let (source, name) = match profile {
-            SecurityProfile::Unconfined => return Ok(None),
-            SecurityProfile::RuntimeDefault => {
-                (Source::Default(caps.and(default::relevant())), "runtime/default".to_owned())
-            }
-            SecurityProfile::Localhost(reference) => {
-                let path = self.locate(reference)?;
-                (Source::Text(read(&path)?, caps), path.display().to_string())
-            }
-        };
+        let Some((source, name)) = self.source(profile, caps)? else { return Ok(None) };
         let slot = self.slot(&source);
         let result = slot.get_or_init(|| self.compile(&source, &name)).clone();
         if result.is_err() {
             self.forget(&slot);
         }
         result.map(Some)
+    }
+
+    /// The same profile in the words of the OCI runtime spec, for a runtime that compiles it itself. Blocks.
+    pub fn oci(
+        &self,
+        profile: &SecurityProfile,
+        caps: CapSet,
+    ) -> Result<Option<oci_spec::runtime::LinuxSeccomp>, SeccompError> {
+        let Some((source, name)) = self.source(profile, caps)? else { return Ok(None) };
+        let oci = oci::to_oci(&self.read_profile(&source, &name)?);
+        oci.map(Some).map_err(|source| SeccompError::Oci { name, source: Arc::new(source) })
+    }
+
+    fn source(
+        &self,
+        profile: &SecurityProfile,
+        caps: CapSet,
+    ) -> Result<Option<(Source, String)>, SeccompError> {
+        match profile {
+            SecurityProfile::Unconfined => Ok(None),
+            SecurityProfile::RuntimeDefault => {
+                Ok(Some((Source::Default(caps.and(default::relevant())), "runtime/default".to_owned())))
+            }
+            SecurityProfile::Localhost(reference) => {
+                let path = self.locate(reference)?;
+                Ok(Some((Source::Text(read(&path)?, caps), path.display().to_string())))
+            }
+        }
     }
 
     fn locate(&self, reference: &str) -> Result<PathBuf, SeccompError> {
@@ -180,15 +211,18 @@ impl Compiler {
     }
 
     fn compile(&self, source: &Source, name: &str) -> Result<Arc<Program>, SeccompError> {
-        let profile = match source {
-            Source::Default(caps) => default::profile(*caps),
-            Source::Text(text, caps) => profile::parse(text, *caps, self.kernel).map_err(|source| {
-                SeccompError::Profile { name: name.to_owned(), source: Arc::new(source) }
-            })?,
-        };
+        let profile = self.read_profile(source, name)?;
         let (bytes, flags) = compile::compile(&profile)
             .map_err(|source| SeccompError::Compile { name: name.to_owned(), source: Arc::new(source) })?;
         Ok(Arc::new(Program { bytes, flags }))
+    }
+
+    fn read_profile(&self, source: &Source, name: &str) -> Result<profile::Profile, SeccompError> {
+        match source {
+            Source::Default(caps) => Ok(default::profile(*caps)),
+            Source::Text(text, caps) => profile::parse(text, *caps, self.kernel)
+                .map_err(|source| SeccompError::Profile { name: name.to_owned(), source: Arc::new(source) }),
+        }
     }
 
     fn slot(&self, source: &Source) -> Slot {

@@ -4,12 +4,12 @@
 //! adds `archMap`, `includes`, `excludes` and the older single `name`. Fields that neither has are passed over, as
 //! every runtime does.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::caps::{Cap, CapSet};
 
 /// What the kernel does with a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
     /// `SCMP_ACT_KILL`, `SCMP_ACT_KILL_THREAD`.
     #[serde(rename = "SCMP_ACT_KILL_THREAD", alias = "SCMP_ACT_KILL")]
@@ -38,7 +38,7 @@ pub enum Action {
 }
 
 /// An architecture whose calls a filter judges.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names of linux/audit.h")]
 pub enum Arch {
     #[serde(rename = "SCMP_ARCH_X86")]
@@ -108,7 +108,7 @@ impl Arch {
 }
 
 /// How an argument is compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
     /// `!=`
     #[serde(rename = "SCMP_CMP_NE")]
@@ -134,7 +134,7 @@ pub enum Op {
 }
 
 /// A condition on an argument.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Arg {
     /// Which argument, 0 to 5.

@@ -100,6 +100,7 @@ fn info(view: &PodView) -> Map {
         "cniResult": view.cni_result,
         "config": view.record.config,
         "cgroup": view.record.cgroup.to_string(),
+        "runtimeHandler": view.record.runtime_handler,
     });
     Map::from([("info".to_owned(), info.to_string())])
 }

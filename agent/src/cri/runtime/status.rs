@@ -6,7 +6,10 @@ use holdfast_model::Map;
 use serde_json::json;
 use tonic::Status;
 
-use crate::runtime::Runtime;
+use crate::{
+    config::BUILT_IN,
+    runtime::{HandlerView, Runtime},
+};
 
 pub fn status(runtime: &Runtime, request: v1::StatusRequest) -> v1::StatusResponse {
     let network = runtime.network().status();
@@ -17,8 +20,12 @@ pub fn status(runtime: &Runtime, request: v1::StatusRequest) -> v1::StatusRespon
         message,
     };
     let features = &runtime.host().features;
-    let info =
-        if request.verbose { [("config".to_owned(), config_info(runtime))].into() } else { Map::new() };
+    let handlers = runtime.handlers();
+    let info = if request.verbose {
+        [("config".to_owned(), config_info(runtime, &handlers))].into()
+    } else {
+        Map::new()
+    };
     v1::StatusResponse {
         status: Some(v1::RuntimeStatus {
             conditions: vec![
@@ -27,13 +34,7 @@ pub fn status(runtime: &Runtime, request: v1::StatusRequest) -> v1::StatusRespon
             ],
         }),
         info,
-        runtime_handlers: vec![v1::RuntimeHandler {
-            name: String::new(),
-            features: Some(v1::RuntimeHandlerFeatures {
-                recursive_read_only_mounts: features.recursive_read_only_mounts,
-                user_namespaces: features.user_namespaces,
-            }),
-        }],
+        runtime_handlers: handlers.into_iter().map(handler_to_wire).collect(),
         features: Some(v1::RuntimeFeatures {
             supplemental_groups_policy: true,
             user_namespaces_host_network: features.user_namespaces,
@@ -42,12 +43,30 @@ pub fn status(runtime: &Runtime, request: v1::StatusRequest) -> v1::StatusRespon
     }
 }
 
-fn config_info(runtime: &Runtime) -> String {
+fn handler_to_wire(handler: HandlerView) -> v1::RuntimeHandler {
+    v1::RuntimeHandler {
+        name: handler.name,
+        features: Some(v1::RuntimeHandlerFeatures {
+            recursive_read_only_mounts: handler.features.recursive_read_only_mounts,
+            user_namespaces: handler.features.user_namespaces,
+        }),
+    }
+}
+
+fn config_info(runtime: &Runtime, handlers: &[HandlerView]) -> String {
     let config = runtime.config();
+    let handlers: Map = handlers
+        .iter()
+        .map(|handler| {
+            let runtime = handler.runtime.as_ref().map(|runtime| runtime.program.display().to_string());
+            (handler.name.clone(), runtime.unwrap_or_else(|| BUILT_IN.to_owned()))
+        })
+        .collect();
     json!({
         "stateDir": config.state,
         "rootDir": config.root,
         "cgroupDriver": match runtime.cgroups().driver() { Driver::Systemd => "systemd", Driver::Cgroupfs => "cgroupfs" },
+        "runtimeHandlers": handlers,
         "cgroupMode": format!("{:?}", runtime.cgroups().mode()).to_lowercase(),
     })
     .to_string()

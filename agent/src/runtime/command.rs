@@ -1,0 +1,141 @@
+//! Running somebody else's program for a short while: bounded in time, and in what it may print.
+
+use std::{ffi::OsString, io, path::Path, process::Stdio, time::Duration};
+
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    process::{Child, Command as Process},
+    time::timeout,
+};
+
+/// Most that is read of each stream, in bytes.
+const MOST: u64 = 1 << 20;
+/// How long a killed one may take to go.
+const KILL_LIMIT: Duration = Duration::from_secs(2);
+
+/// Why a program did not do its work.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum CommandError {
+    #[error("run {program}")]
+    Run { program: String, source: io::Error },
+    #[error("{program}: no answer within {} s: it was killed", limit.as_secs())]
+    Timeout { program: String, limit: Duration },
+    #[error("{program}: {said}")]
+    Failed { program: String, said: String },
+}
+
+/// What to run.
+#[derive(Debug)]
+pub struct Command<'a> {
+    /// The program, an absolute path.
+    pub program: &'a Path,
+    /// Arguments after its name.
+    pub args: Vec<OsString>,
+    /// Longest time.
+    pub limit: Duration,
+}
+
+/// What it printed, and whether it ended with 0.
+#[derive(Debug)]
+pub struct Output {
+    pub success: bool,
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+}
+
+impl Command<'_> {
+    /// Runs it to its end, or kills it with its group.
+    pub async fn run(&self) -> Result<Output, CommandError> {
+        let program = || self.program.display().to_string();
+        let failed = |source| CommandError::Run { program: program(), source };
+        let mut child = Process::new(self.program)
+            .args(&self.args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // A group of its own, so that what it started can be ended with it.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(failed)?;
+        if let Ok(output) = timeout(self.limit, talk(&mut child)).await {
+            return output.map_err(failed);
+        }
+        // Not reaped yet, so the number is still that of its group.
+        if let Some(pid) = child.id().filter(|pid| *pid > 1) {
+            let _ = killpg(Pid::from_raw(pid as i32), Signal::SIGKILL);
+        }
+        let _ = timeout(KILL_LIMIT, child.wait()).await;
+        Err(CommandError::Timeout { program: program(), limit: self.limit })
+    }
+
+    /// The same, where only the end counts.
+    pub async fn succeed(&self) -> Result<(), CommandError> {
+        let output = self.run().await?;
+        if output.success {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("failed without a word");
+        Err(CommandError::Failed { program: self.program.display().to_string(), said: said.to_owned() })
+    }
+}
+
+async fn talk(child: &mut Child) -> io::Result<Output> {
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (stdout, stderr, status) = tokio::join!(read(stdout), read(stderr), child.wait());
+    Ok(Output { success: status?.success(), stdout, stderr })
+}
+
+async fn read(from: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Some(from) = from {
+        // What was read counts, whatever ended it; and what is beyond the limit is for nobody, but has to go somewhere.
+        let mut from = from.take(MOST);
+        let _ = from.read_to_end(&mut bytes).await;
+        let _ = tokio::io::copy(&mut from.into_inner(), &mut tokio::io::sink()).await;
+    }
+    bytes
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str, limit: Duration) -> Command<'_> {
+        Command { program: Path::new("/bin/sh"), args: vec!["-c".into(), script.into()], limit }
+    }
+
+    #[tokio::test]
+    async fn what_a_program_says_and_how_it_ends() {
+        let long = Duration::from_secs(20);
+        let output = shell("echo out; echo err >&2; exit 3", long).run().await.unwrap();
+        assert_eq!(
+            (output.success, output.stdout, output.stderr),
+            (false, b"out\n".to_vec(), b"err\n".to_vec())
+        );
+        let error = shell("echo why >&2; exit 1", long).succeed().await.unwrap_err();
+        assert_eq!(error.to_string(), "/bin/sh: why");
+        let much = shell("head -c 3000000 /dev/zero", long).run().await.unwrap();
+        assert_eq!((much.success, much.stdout.len() as u64), (true, MOST));
+    }
+
+    #[tokio::test]
+    async fn one_that_takes_too_long_is_killed_with_its_children() {
+        let error = shell("sleep 600 & wait", Duration::from_millis(100)).run().await.unwrap_err();
+        assert!(matches!(error, CommandError::Timeout { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn one_that_is_not_there_is_named() {
+        let command =
+            Command { program: Path::new("/no/such"), args: Vec::new(), limit: Duration::from_secs(1) };
+        assert_eq!(command.run().await.unwrap_err().to_string(), "run /no/such");
+    }
+}

@@ -1,0 +1,333 @@
+//! RuntimeClass handlers: pods whose containers another OCI runtime makes, runc in its real form.
+
+use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt, path::Path};
+
+use anyhow::{Context, Result, ensure};
+use holdfast_e2e::{
+    Oracle, Scene, place, process,
+    scene::BUSYBOX,
+    specs::{self, PID_POD, container, pod, sleeper, with_user_namespace},
+    terminal::Terminal,
+    wait,
+};
+use serde_json::{Value, json};
+
+/// A scene whose agent knows runc, a program that is not there, and one more name for the built-in one.
+fn scene() -> Result<Option<Scene>> {
+    if !place::runc().exists() && !place::driven() {
+        println!("SKIP: {} is not there: run cargo x test", place::runc().display());
+        return Ok(None);
+    }
+    let scene = Scene::ours_with(|settings| {
+        settings.runtime = format!(
+            "{}\n[runtime.handlers.runc]\nruntime = \"{}\"\n[runtime.handlers.gone]\nruntime = \"/no/such/runtime\"\n\
+             [runtime.handlers.own]\nruntime = \"holdfast\"\n",
+            settings.runtime,
+            place::runc().display(),
+        );
+        // The root of a user namespace reaches its bundle by path.
+        let _ = fs::set_permissions(&settings.dir, fs::Permissions::from_mode(0o711));
+    })?;
+    Ok(scene)
+}
+
+/// What the runtime keeps of containers, by id.
+fn kept_by_runc(scene: &Scene) -> Result<BTreeSet<String>> {
+    let agent = scene.agent.as_ref().context("an agent of ours")?;
+    let dir = agent.settings.state().join("runtimes/runc");
+    let entries = fs::read_dir(&dir).into_iter().flatten().flatten();
+    Ok(entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+}
+
+/// The first use makes the runtime's own directory, which stays.
+fn oracle(scene: &Scene) -> Result<Oracle> {
+    let pod = pod(&scene.dir, "warm-up-runc");
+    scene.crictl.ok(&["pull", BUSYBOX])?;
+    let pod_id = scene.run_pod_with(&pod, "runc")?;
+    scene.start(&pod_id, &pod, &sleeper("main", BUSYBOX))?;
+    scene.remove_pod(&pod_id)?;
+    scene.oracle()
+}
+
+fn running(scene: &Scene, pod: &Value, container: &Value) -> Result<(String, String)> {
+    let pod_id = scene.run_pod_with(pod, "runc")?;
+    let id = scene.start(&pod_id, pod, container)?;
+    Ok((pod_id, id))
+}
+
+fn pid_of(value: &Value) -> Result<i64> {
+    value["info"]["pid"].as_i64().context("a pid in the verbose status")
+}
+
+#[test]
+fn the_whole_walk_with_runc() -> Result<()> {
+    let Some(scene) = scene()? else { return Ok(()) };
+    let oracle = oracle(&scene)?;
+    let crictl = &scene.crictl;
+    let pod = pod(&scene.dir, "runc");
+    let pod_id = scene.run_pod_with(&pod, "runc")?;
+    ensure!(crictl.json(&["inspectp", &pod_id])?["status"]["runtimeHandler"] == "runc");
+    let script = "echo to stdout; echo to stderr >&2; trap 'echo bye; exit 7' TERM; while :; do sleep 1000 & wait; done";
+    let mut container = container("main", BUSYBOX, &["sh", "-c", script]);
+    container["linux"]["security_context"]["masked_paths"] = json!(["/proc/version"]);
+    container["linux"]["security_context"]["seccomp"] = json!({"profile_type": 0});
+    container["linux"]["resources"] = json!({"memory_limit_in_bytes": 100 << 20, "oom_score_adj": -900});
+    let id = scene.create(&pod_id, &pod, &container)?;
+    ensure!(crictl.container_state(&id)? == "CONTAINER_CREATED");
+    ensure!(kept_by_runc(&scene)?.contains(&id), "runc knows of no container {id}");
+    crictl.ok(&["start", &id])?;
+    let status = crictl.json(&["inspect", &id])?;
+    ensure!(status["status"]["state"] == "CONTAINER_RUNNING", "{}", status["status"]);
+    let spec = &status["info"]["runtimeSpec"];
+    ensure!(spec["linux"]["seccomp"]["defaultAction"] == "SCMP_ACT_ERRNO", "{spec}");
+
+    let shell = |script: &str| crictl.ok(&["exec", "-s", &id, "sh", "-c", script]);
+    ensure!(shell("echo from exec; exit 0")? == "from exec");
+    ensure!(!crictl.call(&["exec", "-s", &id, "sh", "-c", "exit 3"])?.status.success());
+    ensure!(!crictl.call(&["exec", "-s", &id, "/no/such"])?.status.success());
+    let late = crictl.refused(&["exec", "-s", "--timeout", "1", &id, "sleep", "4712"])?;
+    ensure!(late.code == "DeadlineExceeded", "{late:?}");
+    let status = shell("cat /proc/self/status")?;
+    ensure!(status.contains("Seccomp:\t2"), "no filter: {status}");
+    ensure!(shell("hostname")? == "runc");
+    ensure!(shell("wc -c < /proc/version")? == "0", "a masked path can be read");
+    ensure!(!shell("ps")?.contains("sleep 4712"), "a late exec runs on");
+
+    let mut screen =
+        Terminal::spawn(&crictl.command(&["exec", "-it", &id, "sh", "-c", "PS1='ready> ' exec sh"]))?;
+    screen.expect("ready> ")?;
+    screen.send("tty; echo on a $((1+1))-way line\n")?;
+    screen.expect("/dev/pts/")?;
+    screen.expect("on a 2-way line")?;
+    screen.send("exit 4\n")?;
+    ensure!(screen.end()? != Some(0), "the session's exit code is lost");
+
+    wait::until_true("both lines in the log", || Ok(crictl.ok(&["logs", &id])?.contains("to stdout")))?;
+    let log = fs::read_to_string(scene.log(&pod, &container))?;
+    ensure!(log.contains(" stdout F to stdout") && log.contains(" stderr F to stderr"), "{log}");
+    let stats = crictl.json(&["stats", "-o", "json", &id])?;
+    let memory = &stats["stats"][0]["memory"]["workingSetBytes"]["value"];
+    ensure!(memory.as_str().is_some_and(|bytes| bytes != "0"), "no memory in use: {stats}");
+    crictl.ok(&["update", "--memory", "67108864", &id])?;
+    ensure!(memory_limit(pid_of(&crictl.json(&["inspect", &id])?)?)? == 67_108_864);
+
+    crictl.ok(&["stop", "--timeout", "10", &id])?;
+    let status = crictl.json(&["inspect", &id])?;
+    ensure!(
+        status["status"]["exitCode"] == 7 && status["status"]["reason"] == "Error",
+        "{}",
+        status["status"]
+    );
+    ensure!(crictl.ok(&["logs", &id])?.lines().last() == Some("bye"), "the last line is not in the log");
+    ensure!(kept_by_runc(&scene)?.is_empty(), "runc still keeps {:?}", kept_by_runc(&scene)?);
+    crictl.ok(&["rm", &id])?;
+    scene.remove_pod(&pod_id)?;
+    oracle.nothing_left()
+}
+
+/// The limit of the memory group that a process is in, v1 or v2.
+fn memory_limit(pid: i64) -> Result<u64> {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let v1 = groups.lines().find_map(|line| line.split_once(":memory:")).map(|(_, path)| path);
+    let file = if let Some(path) = v1 {
+        format!("/sys/fs/cgroup/memory{path}/memory.limit_in_bytes")
+    } else {
+        let path = groups.lines().find_map(|line| line.strip_prefix("0::")).context("a v2 group")?;
+        format!("/sys/fs/cgroup{path}/memory.max")
+    };
+    Ok(fs::read_to_string(&file).with_context(|| format!("read {file}"))?.trim().parse()?)
+}
+
+#[test]
+fn it_shares_what_the_pod_shares() -> Result<()> {
+    let Some(scene) = scene()? else { return Ok(()) };
+    let oracle = oracle(&scene)?;
+    let mut pod = pod(&scene.dir, "shared");
+    pod["linux"]["security_context"]["namespace_options"]["pid"] = PID_POD.into();
+    let mut writer = sleeper("writer", BUSYBOX);
+    writer["linux"]["security_context"]["namespace_options"]["pid"] = PID_POD.into();
+    let mut reader = sleeper("reader", BUSYBOX);
+    reader["linux"]["security_context"]["namespace_options"]["pid"] = PID_POD.into();
+    let (pod_id, writer) = running(&scene, &pod, &writer)?;
+    let reader = scene.start(&pod_id, &pod, &reader)?;
+    let exec = |id: &str, script: &str| scene.crictl.ok(&["exec", "-s", id, "sh", "-c", script]);
+    exec(&writer, "echo shared > /dev/shm/file")?;
+    ensure!(exec(&reader, "cat /dev/shm/file")? == "shared");
+    let holder = pid_of(&scene.crictl.json(&["inspectp", &pod_id])?)?;
+    for id in [&writer, &reader] {
+        let init = pid_of(&scene.crictl.json(&["inspect", id])?)?;
+        for kind in ["net", "ipc", "uts", "pid"] {
+            let of = |pid| fs::read_link(format!("/proc/{pid}/ns/{kind}"));
+            ensure!(of(holder)? == of(init)?, "{kind} of {id} is not the pod's");
+        }
+    }
+    // A process that its first one leaves behind ends with the container.
+    exec(&writer, "setsid sleep 4711 >/dev/null 2>&1 </dev/null & true")?;
+    scene.crictl.ok(&["stop", "--timeout", "5", &writer])?;
+    ensure!(!exec(&reader, "ps")?.contains("sleep 4711"), "something is left in the pod");
+    scene.remove_pod(&pod_id)?;
+    oracle.nothing_left()
+}
+
+#[test]
+fn it_runs_in_the_pods_user_namespace() -> Result<()> {
+    let Some(scene) = scene()? else { return Ok(()) };
+    let oracle = oracle(&scene)?;
+    let mut pod = pod(&scene.dir, "mapped");
+    with_user_namespace(&mut pod, 1_310_720);
+    let volume = scene.dir.join("volume");
+    fs::create_dir(&volume)?;
+    fs::write(volume.join("file"), "of the host\n")?;
+    let mapping = json!([{"container_id": 0, "host_id": 1_310_720, "length": 65536}]);
+    let mut container = sleeper("main", BUSYBOX);
+    container["mounts"] = json!([{
+        "container_path": "/data", "host_path": volume, "uidMappings": mapping, "gidMappings": mapping,
+    }]);
+    let (pod_id, id) = running(&scene, &pod, &container)?;
+    let shell = |script: &str| scene.crictl.ok(&["exec", "-s", &id, "sh", "-c", script]);
+    let map = shell("cat /proc/self/uid_map")?;
+    ensure!(map.split_whitespace().collect::<Vec<_>>() == ["0", "1310720", "65536"], "{map}");
+    ensure!(shell("id -u; stat -c %u /bin/busybox; touch /made && stat -c %u /made")? == "0\n0\n0");
+    ensure!(shell("stat -c %u /data/file")? == "0", "the volume is not id-mapped");
+    ensure!(shell("echo x > /dev/shm/x; cat /dev/shm/x; cat /etc/hostname")? == "x\nmapped");
+    let pid = pid_of(&scene.crictl.json(&["inspect", &id])?)?;
+    ensure!(fs::read_to_string(format!("/proc/{pid}/status"))?.contains("Uid:\t1310720"));
+    scene.remove_pod(&pod_id)?;
+    oracle.nothing_left()
+}
+
+#[test]
+fn a_terminal_and_its_input() -> Result<()> {
+    let Some(scene) = scene()? else { return Ok(()) };
+    let oracle = oracle(&scene)?;
+    let pod = pod(&scene.dir, "tty");
+    let mut container = container("main", BUSYBOX, &["sh", "-c", "PS1='ready> ' exec sh"]);
+    container["tty"] = true.into();
+    container["stdin"] = true.into();
+    let (pod_id, id) = running(&scene, &pod, &container)?;
+    let mut screen = Terminal::spawn(&scene.crictl.command(&["attach", "-i", "-t", &id]))?;
+    screen.send("tty; echo on a $((1+1))-way line\n")?;
+    screen.expect("on a 2-way line")?;
+    screen.send("exit 6\n")?;
+    ensure!(scene.exited(&id)?["exitCode"] == 6);
+    scene.remove_pod(&pod_id)?;
+    oracle.nothing_left()
+}
+
+#[test]
+fn the_agent_is_killed_while_it_runs() -> Result<()> {
+    let Some(mut scene) = scene()? else { return Ok(()) };
+    let mut oracle = oracle(&scene)?;
+    let pod = pod(&scene.dir, "runs");
+    let script = "while [ ! -e /told/go ]; do sleep 0.02; done; echo last words; exit 5";
+    let mut told = container("main", BUSYBOX, &["sh", "-c", script]);
+    told["mounts"] = json!([{"container_path": "/told", "host_path": scene.dir}]);
+    let (pod_id, id) = running(&scene, &pod, &told)?;
+    let created = scene.create(&pod_id, &pod, &container("created", BUSYBOX, &["sh", "-c", "exit 4"]))?;
+    let before = scene.crictl.json(&["inspect", &id])?;
+    scene.agent()?.crash()?;
+    let after = scene.crictl.json(&["inspect", &id])?;
+    ensure!(after["status"]["state"] == "CONTAINER_RUNNING", "{}", after["status"]);
+    ensure!(pid_of(&after)? == pid_of(&before)?, "another process");
+    ensure!(scene.crictl.ok(&["exec", "-s", &id, "echo", "hello"])? == "hello");
+    scene.crictl.ok(&["start", &created])?;
+    ensure!(scene.exited(&created)?["exitCode"] == 4);
+    fs::write(scene.dir.join("go"), "")?;
+    ensure!(scene.exited(&id)?["exitCode"] == 5);
+    ensure!(scene.crictl.ok(&["logs", &id])?.ends_with("last words"));
+    scene.remove_pod(&pod_id)?;
+    oracle.agent_is_now(scene.agent()?.pid());
+    oracle.nothing_left()
+}
+
+/// The agent gives back what the shim can give back no more.
+#[test]
+fn the_shim_is_killed() -> Result<()> {
+    let Some(mut scene) = scene()? else { return Ok(()) };
+    let mut oracle = oracle(&scene)?;
+    let pod = pod(&scene.dir, "shimless");
+    let (pod_id, id) = running(&scene, &pod, &sleeper("main", BUSYBOX))?;
+    process::kill_only("holdfast-shim")?;
+    let status = scene.exited(&id)?;
+    ensure!(status["exitCode"] == 255 && status["reason"] == "ShimDied", "{status}");
+    wait::until_true("runc to keep nothing", || Ok(kept_by_runc(&scene)?.is_empty()))?;
+    // And with no agent there to see it.
+    let second = scene.start(&pod_id, &pod, &sleeper("second", BUSYBOX))?;
+    scene.agent()?.kill9()?;
+    process::kill_only("holdfast-shim")?;
+    scene.agent()?.start_again()?;
+    ensure!(scene.exited(&second)?["reason"] == "ShimDied");
+    wait::until_true("runc to keep nothing", || Ok(kept_by_runc(&scene)?.is_empty()))?;
+    scene.remove_pod(&pod_id)?;
+    oracle.agent_is_now(scene.agent()?.pid());
+    oracle.nothing_left()
+}
+
+#[test]
+fn what_cannot_run_is_said_where_a_kubelet_looks_for_it() -> Result<()> {
+    let Some(scene) = scene()? else { return Ok(()) };
+    let oracle = oracle(&scene)?;
+    let crictl = &scene.crictl;
+    let pod = pod(&scene.dir, "refused");
+    let pod_id = scene.run_pod_with(&pod, "runc")?;
+    // A command that is not there: created, and its start fails, as with containerd.
+    let id = scene.create(&pod_id, &pod, &container("missing", BUSYBOX, &["/no/such/command"]))?;
+    ensure!(crictl.container_state(&id)? == "CONTAINER_CREATED");
+    let refused = crictl.refused(&["start", &id])?;
+    ensure!(refused.text.contains("/no/such/command"), "{refused:?}");
+    let status = crictl.json(&["inspect", &id])?;
+    let status = &status["status"];
+    ensure!(status["state"] == "CONTAINER_EXITED" && status["exitCode"] == 128, "{status}");
+    ensure!(status["reason"] == "StartError", "{status}");
+    // One that is never started is removed all the same.
+    let id = scene.create(&pod_id, &pod, &container("never", BUSYBOX, &["/no/such/command"]))?;
+    crictl.ok(&["rm", &id])?;
+    // A mount source that is not there.
+    let mut mounted = sleeper("mounted", BUSYBOX);
+    mounted["mounts"] = json!([{"container_path": "/data", "host_path": scene.dir.join("not-there")}]);
+    let (container, sandbox) = scene.create_files(&pod, &mounted)?;
+    let refused = crictl.refused(&["create", &pod_id, &container, &sandbox])?;
+    ensure!(refused.text.contains("not-there"), "{refused:?}");
+    ensure!(kept_by_runc(&scene)?.is_empty(), "runc still keeps {:?}", kept_by_runc(&scene)?);
+    scene.remove_pod(&pod_id)?;
+    oracle.nothing_left()
+}
+
+#[test]
+fn handlers_are_known_or_named() -> Result<()> {
+    let Some(scene) = scene()? else { return Ok(()) };
+    let oracle = oracle(&scene)?;
+    let crictl = &scene.crictl;
+    let pod = pod(&scene.dir, "handlers");
+    let file = specs::write(&scene.dir, &pod)?;
+    let refused = |handler: &str| crictl.refused(&["runp", "--runtime", handler, &text(&file)]);
+    let unknown = refused("kata")?;
+    ensure!(unknown.text.contains("no runtime for") && unknown.text.contains("kata"), "{unknown:?}");
+    ensure!(["gone", "own", "runc"].iter().all(|name| unknown.text.contains(name)), "{unknown:?}");
+    let gone = refused("gone")?;
+    ensure!(gone.text.contains("/no/such/runtime"), "{gone:?}");
+    // One more name for our own stages.
+    let pod_id = scene.run_pod_with(&pod, "own")?;
+    ensure!(crictl.json(&["inspectp", &pod_id])?["status"]["runtimeHandler"] == "own");
+    let id = scene.start(&pod_id, &pod, &sleeper("main", BUSYBOX))?;
+    ensure!(!kept_by_runc(&scene)?.contains(&id));
+    scene.remove_pod(&pod_id)?;
+
+    let info = crictl.json(&["info"])?;
+    let handlers = info["runtimeHandlers"].as_array().context("no handlers in the status")?;
+    let features = |name: &str| {
+        let handler = handlers.iter().find(|handler| handler["name"].as_str().unwrap_or_default() == name);
+        handler
+            .map(|handler| handler["features"].clone())
+            .with_context(|| format!("no handler {name:?}: {info}"))
+    };
+    ensure!(features("")? == features("own")?, "{info}");
+    ensure!(features("runc")?["recursive_read_only_mounts"] == true, "{info}");
+    ensure!(features("runc")?["user_namespaces"] == features("")?["user_namespaces"], "{info}");
+    ensure!(features("gone")?["user_namespaces"] != true, "{info}");
+    oracle.nothing_left()
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}

@@ -169,6 +169,8 @@ pub struct Create {
     pub drain_ms: u64,
     /// Path of the shim's run directory, which is the container's OCI bundle where one is needed.
     pub bundle: PathBuf,
+    /// Its spec has hooks, for our own stages to run.
+    pub hooks: bool,
     /// Who makes and starts it, if not our own stages. With `await_placement` the runtime asks systemd for the scope,
     /// and Placing tells of what is in it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -310,6 +312,11 @@ pub enum Event {
     },
     /// The kernel killed a process of the container for its memory limit.
     OomKilled,
+    /// Something that is no failure, and that somebody should know.
+    Warning {
+        /// What.
+        text: String,
+    },
 }
 
 /// How a container ended. Written as [`EXIT_RECORD_NAME`] by create and rename.

@@ -98,10 +98,12 @@ pub enum Step {
     MakeBundle,
     /// Another OCI runtime is at work.
     RunRuntime,
+    /// Hooks run.
+    Hooks,
 }
 
 impl Step {
-    const ALL: [(Self, &'static str); 19] = [
+    const ALL: [(Self, &'static str); 20] = [
         (Self::Begin, "begin"),
         (Self::EnterCgroup, "enter cgroup"),
         (Self::AwaitPlacement, "await placement in the cgroup"),
@@ -121,6 +123,7 @@ impl Step {
         (Self::Run, "run command"),
         (Self::MakeBundle, "make the bundle"),
         (Self::RunRuntime, "create by the OCI runtime"),
+        (Self::Hooks, "run hooks"),
     ];
 
     fn name_of(number: u32) -> &'static str {

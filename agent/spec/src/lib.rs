@@ -12,6 +12,7 @@ mod command;
 mod devices;
 mod env;
 mod error;
+pub mod hooks;
 mod host;
 mod image_volume;
 mod mounts;

@@ -136,6 +136,9 @@ pub struct RuntimeSection {
     /// Where `localhost` seccomp profiles lie.
     #[serde(deserialize_with = "form::absolute_path")]
     pub seccomp_profile_root: PathBuf,
+    /// Directories of OCI hook files.
+    #[serde(deserialize_with = "form::absolute_paths")]
+    pub hooks_dirs: Vec<PathBuf>,
     /// What a RuntimeClass may name: `[runtime.handlers.NAME]`.
     #[serde(deserialize_with = "handlers::named")]
     pub handlers: Handlers,
@@ -241,6 +244,7 @@ impl Default for RuntimeSection {
                 hard: 1 << 20,
             }],
             seccomp_profile_root: "/var/lib/kubelet/seccomp".into(),
+            hooks_dirs: Vec::new(),
             handlers: Handlers::new(),
         }
     }

@@ -27,7 +27,7 @@ const HEAD: &str = "\
 # Files of conf.d beside this one (*.toml, by name) are merged on top.
 ";
 
-const KEYS: [Key; 27] = [
+const KEYS: [Key; 28] = [
     key("", "root", "Pods, containers and images. Survives a reboot. One agent at a time uses it."),
     key("", "state", "Sockets, pins and process facts. Dies with the boot. One agent at a time uses it."),
     key("", "listen", "The socket that kubelet and crictl connect to."),
@@ -102,6 +102,11 @@ const KEYS: [Key; 27] = [
         "runtime",
         "seccomp_profile_root",
         "Where the seccomp profiles of type Localhost lie: the kubelet's directory.",
+    ),
+    key(
+        "runtime",
+        "hooks_dirs",
+        "Directories of OCI hooks, *.json as oci-hooks(5) of Podman and CRI-O has them, by name; a later directory's\nfile takes the place of an earlier one's. Such as /usr/share/containers/oci/hooks.d.",
     ),
     key(
         "cdi",

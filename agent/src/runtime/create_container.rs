@@ -124,6 +124,8 @@ impl Runtime {
         };
         let mut built =
             self.build_spec(&id, &pod, &pod_record, &config, images, &cgroup.to_string(), host).await?;
+        self.add_hooks(&mut built, &pod_record.config, &config, runtime.is_some()).await?;
+        self.open_way_to_bundle(&built, runtime.is_some()).await?;
         let mut seccomp = None;
         if runtime.is_some() {
             self.complete_for_runtime(&mut built, &pod, &id).await?;
@@ -499,6 +501,7 @@ impl Plan {
             timeout_ms: CREATE_LIMIT.as_millis() as u64,
             drain_ms: DRAIN.as_millis() as u64,
             bundle,
+            hooks: holdfast_spec::hooks::is_some(self.built.launch.spec.hooks().as_ref()),
             runtime: self.record.runtime.clone(),
         }
     }

@@ -66,6 +66,8 @@ pub enum Error {
         "OCI runtime {program:?} is not there, or no program: install it, or change the handler's `runtime` in the configuration"
     )]
     NoSuchRuntime { program: PathBuf },
+    #[error("find the hooks of a container")]
+    Hooks { source: holdfast_spec::hooks::HookError },
     #[error("{operation} an OCI runtime")]
     OciRuntime { operation: &'static str, source: CommandError },
     #[error("{operation} {object}: no answer within {} s in stage {stage}", limit.as_secs())]
@@ -107,9 +109,10 @@ impl Error {
                 Kind::InvalidArgument
             }
             Self::ImageVolume { source, .. } => source.kind(),
-            Self::PodNotReady { .. } | Self::WrongState { .. } | Self::NoSuchRuntime { .. } => {
-                Kind::FailedPrecondition
-            }
+            Self::PodNotReady { .. }
+            | Self::WrongState { .. }
+            | Self::NoSuchRuntime { .. }
+            | Self::Hooks { .. } => Kind::FailedPrecondition,
             Self::OciRuntime { source, .. } => match source {
                 CommandError::Timeout { .. } => Kind::DeadlineExceeded,
                 _ => Kind::Internal,

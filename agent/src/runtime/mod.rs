@@ -20,6 +20,7 @@ mod error;
 mod exec_sync;
 mod foreign;
 mod handlers;
+mod hooks;
 mod kinds;
 mod lock;
 mod monitor;

@@ -61,6 +61,9 @@ impl Runtime {
                     Notice::Event(Event::OomKilled) => {
                         tracing::info!(container_id = %container.id, "out of memory: a process was killed");
                     }
+                    Notice::Event(Event::Warning { text }) => {
+                        tracing::warn!(container_id = %container.id, "{text}");
+                    }
                     Notice::Event(Event::ExecExited { .. } | Event::AttachCut { .. }) => {}
                     Notice::Closed => break,
                 }

@@ -2,10 +2,7 @@
 #![expect(clippy::result_large_err, reason = "a program starts once")]
 
 use std::{
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::fs::PermissionsExt,
-    },
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -56,10 +53,7 @@ impl Runtime {
     pub async fn start(config: &Config) -> Result<Self, StartError> {
         let config = config.clone();
         let (root, state) = (config.root.clone(), config.state.clone());
-        // A container's root, who in a user namespace is nobody to the host, reaches its bundle by path.
-        let mode =
-            if config.runtime.handlers.values().any(|one| one.program().is_some()) { 0o711 } else { 0o700 };
-        let lock = blocking(move || prepare(&root, &state, mode)).await?;
+        let lock = blocking(move || prepare(&root, &state)).await?;
         let boot_id = blocking(boot_id).await.map_err(|source| StartError::BootId { source })?;
         let pod_program =
             config.pod_program().ok_or(StartError::Program { name: "holdfast-pod", key: "pod_program" })?;
@@ -119,7 +113,7 @@ impl Runtime {
 /// The image store alone, under the lock that an agent would have: for `holdfast image` without an agent.
 pub async fn open_images(config: &Config) -> Result<(Store, Lock), StartError> {
     let (root, state) = (config.root.clone(), config.state.clone());
-    let lock = blocking(move || prepare(&root, &state, 0o700)).await?;
+    let lock = blocking(move || prepare(&root, &state)).await?;
     Ok((open_store(config).await?, lock))
 }
 
@@ -134,16 +128,10 @@ async fn open_store(config: &Config) -> Result<Store, StartError> {
     .map_err(|source| StartError::Images { source })
 }
 
-fn prepare(root: &Path, state: &Path, state_mode: u32) -> Result<Lock, StartError> {
+fn prepare(root: &Path, state: &Path) -> Result<Lock, StartError> {
     let directory = |source| StartError::Directory { source };
-    for (path, mode) in [(root, 0o700), (state, state_mode)] {
+    for (path, mode) in [(root, 0o700), (state, 0o700)] {
         make_dir(path, mode).map_err(directory)?;
-    }
-    if state_mode != 0o700 {
-        // One that was there before the handlers were.
-        std::fs::set_permissions(state, std::fs::Permissions::from_mode(state_mode)).map_err(|source| {
-            directory(super::Error::Io { operation: "set mode of", path: state.to_owned(), source })
-        })?;
     }
     let lock = Lock::take(root, state)?;
     for path in [root.join("pods"), root.join("containers"), state.join("containers")] {

@@ -4,13 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use holdfast_pod::protocol::{Answer, Phase, Request};
 
-use super::{
-    Error, Runtime,
-    error::phase_name,
-    object::Container,
-    shim::{ANSWER_LIMIT, ShimError},
-};
+use super::{Error, Runtime, error::phase_name, object::Container, shim::ShimError};
 
+/// Longest wait for the command to run: hooks and other OCI runtimes take their time.
+const START_LIMIT: Duration = Duration::from_secs(100);
 /// Longest wait for the exit record of a container whose command could not be started.
 const EXIT_LIMIT: Duration = Duration::from_secs(10);
 
@@ -35,7 +32,7 @@ impl Runtime {
         let Some(shim) = container.shim().filter(|_| phase == Phase::Created) else {
             return Err(wrong_state(phase));
         };
-        match shim.call(Request::Start, &[], ANSWER_LIMIT).await {
+        match shim.call(Request::Start, &[], START_LIMIT).await {
             Ok(Answer::Started { started_at_ns }) => {
                 let learned = container
                     .record

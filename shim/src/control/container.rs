@@ -106,6 +106,12 @@ pub struct Container {
     pub reopening: Vec<(u32, Asked)>,
     /// Who waits for our end.
     pub shutdown: Option<Asked>,
+    /// Who runs hooks of it before its root is changed.
+    pub hook_runner: Option<Child>,
+    /// Who runs hooks of it later.
+    pub hook: Option<Child>,
+    /// Its poststop hooks have run, or run now.
+    pub stopped: bool,
     /// The runtime that makes it in the place of our stages.
     pub foreign: Option<Foreign>,
 }

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use holdfast_pod::channel::{self, ChannelError};
-use holdfast_pod::protocol::{Answer, Create, Created, Failure, FaultKind, FdRole};
+use holdfast_pod::protocol::{Answer, Create, Created, Event, Failure, FaultKind, FdRole};
 use holdfast_sys::clone::{Birth, Child, Forked, fork};
 use holdfast_sys::{pidfd, proc, socket};
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, fchown, openat};
@@ -20,6 +20,7 @@ use super::{Shim, deadline, shrink};
 use crate::fault::{OrFail, Result, failure, internal};
 use crate::link::{self, Progress, Ready, Report, host_id};
 use crate::pump::{Input, LogFile, Pump};
+use crate::stage::hooks::Moment;
 use crate::stage::{self, Plan, Stdio, bundle};
 
 /// If the agent names no limit.
@@ -96,6 +97,11 @@ impl Shim {
             (Some(_), true) => Some(foreign::listen_for_terminal(self.run_dir.as_fd())?),
             _ => None,
         };
+        let hooks = match &create.runtime {
+            None if create.hooks => Some(Self::fork_hook_runner(&create, launch.as_fd())?),
+            _ => None,
+        };
+        let (ask, hook_runner) = hooks.unzip();
         // Another runtime enters the groups itself, and wants them to be empty.
         let group = cgroup.dir.as_ref().filter(|_| create.runtime.is_none());
         let birth = Birth { cgroup: group.map(AsFd::as_fd), ..Birth::default() };
@@ -110,6 +116,7 @@ impl Shim {
                     pid_target: pid_target.as_ref().map(AsFd::as_fd),
                     tasks: &cgroup.tasks,
                     stdio: &ends.theirs,
+                    hooks: ask.as_ref().map(AsFd::as_fd),
                     link: theirs.as_fd(),
                     progress: &progress,
                 }),
@@ -155,6 +162,9 @@ impl Shim {
             terminal: None,
             reopening: Vec::new(),
             shutdown: None,
+            hook_runner,
+            hook: None,
+            stopped: false,
             foreign,
         });
         self.watch_oom();
@@ -259,8 +269,8 @@ impl Shim {
 
     /// From here on Start is what is waited for.
     pub fn stand_at_gate(&mut self, ready: Ready) -> Result<()> {
-        for warning in &ready.warnings {
-            eprintln!("holdfast-shim {}: {warning}", self.id);
+        for text in ready.warnings.clone() {
+            self.tell(Event::Warning { text });
         }
         let container = self.container_in("reach the gate", |stage| matches!(stage, Stage::Building))?;
         container.created.user = ready.user.clone();
@@ -293,6 +303,11 @@ impl Shim {
             }
             Stage::Opening if container.start_error.is_none() => {
                 container.stage = Stage::Running;
+                if self.begin_hooks(Moment::Poststart) {
+                    // Start is answered when they are through.
+                    return;
+                }
+                let Some(container) = self.container.as_mut() else { return };
                 let started_at_ns = container.started_at_ns;
                 if let Some(asked) = container.asked.take() {
                     self.answer(asked, Answer::Started { started_at_ns });

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use holdfast_pod::oci_runtime::{LOG_LIMIT, OciRuntime, is_about_command, last_error};
-use holdfast_pod::protocol::{Answer, Failure, FaultKind};
+use holdfast_pod::protocol::{Answer, Event, Failure, FaultKind};
 use holdfast_sys::clone::{Birth, Child, Forked, fork};
 use holdfast_sys::pidfd::{self, Exit};
 use holdfast_sys::process::exit_now;
@@ -296,7 +296,7 @@ impl Shim {
                 false
             }
             Err(failure) => {
-                eprintln!("holdfast-shim {}: {failure}", self.id);
+                self.tell(Event::Warning { text: failure.to_string() });
                 self.set_deleted();
                 true
             }
@@ -308,7 +308,7 @@ impl Shim {
             return self.set_deleted();
         }
         let failure = self.runtime_failure(Job::Delete { force }, exit, LOG);
-        eprintln!("holdfast-shim {}: {failure}", self.id);
+        self.tell(Event::Warning { text: failure.to_string() });
         if force || self.begin_delete(true) {
             self.set_deleted();
         }

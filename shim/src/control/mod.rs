@@ -33,6 +33,7 @@ mod exec;
 mod exit;
 mod foreign;
 mod foreign_exec;
+mod hooks;
 mod poll;
 mod record;
 mod tree;

@@ -23,6 +23,10 @@ pub fn pod(plan: &Plan<'_>, launch: &Launch) -> Result<()> {
     // Before anything of the pod can see us: no process of it may trace us, whatever its capabilities in there.
     hide_memory()?;
     let mut with_holder = launch.join;
+    if plan.hooks.is_some() {
+        // Hooks want the host's paths.
+        with_holder &= !ns::NEWNS;
+    }
     if let Some(target) = plan.pid_target {
         // As the host's root: from within the pod's user namespace a target that may not be traced is out of reach.
         ns::join(target, ns::NEWPID).or_fail("join the target container's pid namespace: is it running?")?;

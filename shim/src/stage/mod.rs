@@ -25,6 +25,7 @@ pub mod devices;
 pub mod exec;
 pub mod foreign_exec;
 pub mod hide;
+pub mod hooks;
 pub mod identity;
 pub mod images;
 pub mod join;
@@ -67,6 +68,8 @@ pub struct Plan<'a> {
     pub tasks: &'a [OwnedFd],
     /// The container's stdio.
     pub stdio: &'a Stdio,
+    /// Who runs hooks of the runtime's namespaces, if there are hooks.
+    pub hooks: Option<BorrowedFd<'a>>,
     /// The stages' end of the link.
     pub link: BorrowedFd<'a>,
     /// How far we are.
@@ -118,8 +121,15 @@ fn outside(plan: &Plan<'_>) -> Result<()> {
     let user_namespace = join::user_namespace(plan.holder, &launch)?;
     let sources = sources::open(&launch, user_namespace.as_ref())?;
     at(Step::MakeRoot);
-    let root = rootfs::make(&launch, user_namespace.as_ref())?;
+    let mut root = rootfs::make(&launch, user_namespace.as_ref())?;
     drop(user_namespace);
+    // A copy of the host's mounts is dear where there are many: only hooks want it.
+    let mut hooked = None;
+    if plan.hooks.is_some() {
+        at(Step::MakeBundle);
+        hooked = Some(hooks::inside::prepare(plan, &launch, &root)?);
+        root = hooks::inside::own_mount(&root)?;
+    }
     // Here, because a user namespace may not make device nodes, and a mount of its own may not show any.
     at(Step::MakeDevices);
     let devices = devices::make(&launch)?;
@@ -128,7 +138,7 @@ fn outside(plan: &Plan<'_>) -> Result<()> {
     // In the host's /proc, which we trust; inside, /proc belongs to the image until we have mounted our own.
     let warnings = oom::adjust(launch::process(&launch)?)?;
 
-    let mut taken = Taken { launch, seccomp, sources, root, devices, hidden, cgroups, warnings };
+    let mut taken = Taken { launch, seccomp, sources, root, hooked, devices, hidden, cgroups, warnings };
     // Nothing of the host may be open when the pod can see us: a container of the pod with SYS_PTRACE in a shared pid
     // namespace reads /proc/PID/fd.
     at(Step::JoinPod);
@@ -155,6 +165,8 @@ pub struct Taken {
     pub sources: sources::Sources,
     /// The root, detached.
     pub root: OwnedFd,
+    /// What hooks need.
+    pub hooked: Option<hooks::inside::Hooked>,
     /// /dev, detached.
     pub devices: Option<devices::Devices>,
     /// What hides paths, detached.
@@ -172,6 +184,8 @@ impl Taken {
         kept.extend(self.sources.descriptors());
         kept.extend(self.devices.iter().map(|devices| devices.mount.as_raw_fd()));
         kept.extend(self.hidden.descriptors());
+        kept.extend(plan.hooks.map(|fd| fd.as_raw_fd()));
+        kept.extend(self.hooked.iter().flat_map(hooks::inside::Hooked::descriptors));
         if let Stdio::Three(three) = plan.stdio {
             kept.extend(three.iter().map(AsRawFd::as_raw_fd));
         }
@@ -207,6 +221,10 @@ fn inside(plan: &Plan<'_>, taken: &mut Taken) -> Result<()> {
     // The image's files, while the root is still something that we look into and not something that we are in.
     at(Step::FindUser);
     let user = user::find(launch, &root)?;
+    if let (Some(hooked), Some(runner)) = (&taken.hooked, plan.hooks) {
+        at(Step::Hooks);
+        hooks::inside::before_pivot(plan, launch, hooked, runner)?;
+    }
     at(Step::Pivot);
     rootfs::enter(launch, root)?;
     // The rest is about this process alone.
@@ -240,6 +258,9 @@ fn inside(plan: &Plan<'_>, taken: &mut Taken) -> Result<()> {
     // After the gate only what a profile that forbids everything but execve still allows.
     at(Step::Run);
     directory?;
+    if plan.hooks.is_some() {
+        hooks::inside::before_command(plan, launch)?;
+    }
     identity.last_steps(taken.seccomp.as_ref())?;
     Err(command.run())
 }

@@ -31,7 +31,7 @@ pub fn make(taken: &Taken, root: &Root) -> Result<Made> {
     let mut made = Made::default();
     volumes(&taken.launch, root)?;
     if !all.iter().any(|mount| mount.destination() == Path::new("/dev")) {
-        pod_shm(&taken.launch, root)?;
+        pod_shm(taken, root)?;
     }
     for (mount, source) in all.iter().zip(&taken.sources.of_mount) {
         let one = One::of(mount, root, label::of_mounts(&taken.launch))?;
@@ -49,7 +49,7 @@ pub fn make(taken: &Taken, root: &Root) -> Result<Made> {
             (None, kind) => drop(one.file_system(kind)?),
         }
         if one.path == Path::new("/dev") {
-            pod_shm(&taken.launch, root)?;
+            pod_shm(taken, root)?;
         }
     }
     Ok(made)
@@ -71,14 +71,18 @@ fn volumes(launch: &Launch, root: &Root) -> Result<()> {
 }
 
 /// The pod's /dev/shm, which our copy of the holder's mounts still shows.
-fn pod_shm(launch: &Launch, root: &Root) -> Result<()> {
+fn pod_shm(taken: &Taken, root: &Root) -> Result<()> {
     const STAGE: &str = "mount the pod's /dev/shm";
-    if !launch.pod_shm {
+    if !taken.launch.pod_shm {
         return Ok(());
     }
-    let shm = mount::copy_path(Path::new(SHM), false).or_fail(STAGE)?;
     let target = root.ensure(Path::new(SHM), Kind::Directory).or_fail(STAGE)?;
-    mount::attach(shm, target).or_fail(STAGE)
+    match taken.hooked.as_ref().and_then(|hooked| hooked.shm.as_ref()) {
+        // In a copy of the host's mounts /dev/shm is the host's.
+        Some(shm) => mount::attach(shm, target),
+        None => mount::copy_path(Path::new(SHM), false).and_then(|shm| mount::attach(shm, target)),
+    }
+    .or_fail(STAGE)
 }
 
 /// Gives a file system the options that are its own, and its label.

@@ -125,8 +125,9 @@ fn directory(fs: &FileSystem, key: &str, path: &Path, held: &mut Vec<OwnedFd>) -
 pub fn attach(taken: &Taken) -> Result<Root> {
     const STAGE: &str = "attach root file system";
     mount::make_all_private().or_fail(STAGE)?;
-    let place = openat(CWD, PLACE, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .or_fail("open the holder's place for the root")?;
+    let path = taken.hooked.as_ref().map_or(Path::new(PLACE), |hooked| &hooked.rootfs);
+    let place = openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .or_fail("open the place for the root")?;
     hide::attach(&taken.hidden, &taken.sources.visible, &place)?;
     // On top of that: a mount goes on what was mounted there last.
     mount::attach(&taken.root, &place).or_fail(STAGE)?;

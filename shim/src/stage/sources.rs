@@ -69,6 +69,29 @@ pub fn open(launch: &Launch, user_namespace: Option<&OwnedFd>) -> Result<Sources
     Ok(sources)
 }
 
+/// Opens the images that are mounted, by their places in the spec's list: for a runtime that opens the rest itself.
+pub fn open_images(launch: &Launch, user_namespace: Option<&OwnedFd>) -> Result<Vec<(usize, Source)>> {
+    let one = |(place, mount): (usize, &Mount)| {
+        let image = launch.image_volumes.iter().find(|volume| volume.mount == place)?;
+        let options = Options::parse(mount.options().as_deref().unwrap_or_default());
+        let source = images::open(image, &options, label::of_mounts(launch), user_namespace);
+        Some(source.map(|source| (place, source)))
+    };
+    mounts(launch).iter().enumerate().filter_map(one).collect()
+}
+
+/// Gives sources the container's SELinux label: for the same runtime, which knows nothing of that.
+pub fn relabel(launch: &Launch) -> Result<()> {
+    let Some(label) = label::of_mounts(launch) else { return Ok(()) };
+    for path in &launch.relabel {
+        let stage = format!("open mount source {}", path.display());
+        let tree = mount::copy_path(path, true).or_invalid(&stage, "see the path on the host")?;
+        label::relabel(&tree, label)
+            .or_invalid(&stage, "it cannot be given the container's SELinux label")?;
+    }
+    Ok(())
+}
+
 fn open_one(
     launch: &Launch,
     mount: &Mount,

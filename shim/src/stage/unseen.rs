@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use holdfast_sys::mount::{self, Change, Propagation};
 use holdfast_sys::ns;
+use holdfast_sys::path::Kind;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, fstat, openat, statat};
 use rustix::io::Errno;
 
@@ -42,15 +43,24 @@ impl Unseen {
         Ok(Self { dir: dir.to_owned(), peers })
     }
 
-    /// Attaches a mount at the directory of that name, which is made.
+    /// Attaches a mount of a directory at one of that name, which is made.
     pub fn attach(&self, mount: impl AsFd, name: &str) -> Result<PathBuf> {
+        self.attach_at(mount, name, Kind::Directory)
+    }
+
+    /// Attaches a mount of a directory or a file at one of that name, which is made.
+    pub fn attach_at(&self, mount: impl AsFd, name: &str, kind: Kind) -> Result<PathBuf> {
         let path = self.dir.join(name);
         let stage = format!("attach {}", path.display());
-        match fs::create_dir(&path) {
+        let made = match kind {
+            Kind::Directory => fs::create_dir(&path),
+            Kind::File => fs::File::create_new(&path).map(drop),
+        };
+        match made {
             Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(e).or_fail(&stage),
             _ => {}
         }
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let target = openat(CWD, &path, flags, Mode::empty()).or_fail(&stage)?;
         mount::attach(mount, target).or_fail(&stage)?;
         Ok(path)

@@ -9,6 +9,7 @@ use holdfast_sys::ns;
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType as Kind, Mount, Process};
 
 use super::super::launch::{Launch, has_user_namespace};
+use super::Pids;
 
 /// What lies where.
 #[derive(Debug)]
@@ -19,10 +20,10 @@ pub struct Bundle {
     pub shm: Option<PathBuf>,
     /// The image's volumes that are mounts.
     pub volumes: Vec<Volume>,
-    /// Pid of the holder.
-    pub holder: i32,
-    /// Pid of the init whose pid namespace is joined.
-    pub pid_target: Option<i32>,
+    /// Images that are mounted: their places in the spec's list, and where they are mounted on our side.
+    pub images: Vec<(usize, PathBuf)>,
+    /// Whose namespaces are joined.
+    pub pids: Pids,
 }
 
 /// A volume of the image.
@@ -36,7 +37,7 @@ pub struct Volume {
 
 /// Completes the launch's spec.
 pub fn complete(launch: &mut Launch, bundle: &Bundle, runtime: &OciRuntime, user: &ResolvedUser) {
-    let namespaces = namespaces(launch, bundle);
+    let namespaces = namespaces(launch, bundle.pids);
     let mounts = mounts(launch, bundle);
     let spec = &mut launch.spec;
     spec.set_version(runtime.oci_version.clone());
@@ -68,9 +69,21 @@ pub fn complete(launch: &mut Launch, bundle: &Bundle, runtime: &OciRuntime, user
     }
 }
 
+/// Writes the spec of our own start for hooks to read: with its root's path and its namespaces'.
+pub fn write_for_hooks(launch: &Launch, bundle: &Path, rootfs: &Path, pids: &Pids) -> std::io::Result<()> {
+    let mut spec = launch.spec.clone();
+    if let Some(root) = spec.root_mut() {
+        root.set_path(rootfs.to_owned());
+    }
+    if let Some(linux) = spec.linux_mut() {
+        linux.set_namespaces(Some(namespaces(launch, *pids)));
+    }
+    std::fs::write(bundle.join("config.json"), serde_json::to_vec(&spec)?)
+}
+
 /// Those of the pod by its holder. Whoever had its pid afterwards is found out after the runtime's create: the holder's
 /// descriptor says whether it lives.
-fn namespaces(launch: &Launch, bundle: &Bundle) -> Vec<LinuxNamespace> {
+fn namespaces(launch: &Launch, pids: Pids) -> Vec<LinuxNamespace> {
     let table = [
         (ns::NEWUSER, Kind::User, "user"),
         (ns::NEWNET, Kind::Network, "net"),
@@ -82,11 +95,11 @@ fn namespaces(launch: &Launch, bundle: &Bundle) -> Vec<LinuxNamespace> {
     ];
     let one = |(flag, kind, name): (u64, Kind, &str)| {
         let path = |pid| Some(PathBuf::from(format!("/proc/{pid}/ns/{name}")));
-        let path = match bundle.pid_target {
+        let path = match pids.target {
             Some(target) if flag == ns::NEWPID => path(target),
             // Ours has a copy of the holder's mounts; others have one of the host's.
             _ if flag == ns::NEWNS => None,
-            _ if launch.join & flag != 0 => path(bundle.holder),
+            _ if launch.join & flag != 0 => path(pids.holder),
             _ if launch.own & flag != 0 => None,
             _ => return None,
         };
@@ -105,7 +118,15 @@ fn mounts(launch: &Launch, bundle: &Bundle) -> Vec<Mount> {
         .iter()
         .map(|volume| bind(&volume.source, &volume.target, &["bind", "rprivate", "rw"]))
         .collect();
-    all.extend(launch.spec.mounts().iter().flatten().cloned());
+    let mut listed = launch.spec.mounts().clone().unwrap_or_default();
+    for (place, source) in &bundle.images {
+        if let Some(mount) = listed.get_mut(*place) {
+            // Its layers are id-mapped already.
+            let image = bind(source, mount.destination(), &["bind", "rprivate", "ro"]);
+            *mount = image;
+        }
+    }
+    all.append(&mut listed);
     let host_network = launch.join & ns::NEWNET == 0;
     if has_user_namespace(launch) && host_network {
         // sysfs shows a network namespace; one of the host's is not for a user namespace to mount (EPERM).

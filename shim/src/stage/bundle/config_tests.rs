@@ -24,6 +24,8 @@ fn launch(join: u64, own: u64) -> Launch {
         spec: spec.expect("a spec"),
         rootfs: Rootfs::default(),
         volumes: Vec::new(),
+        image_volumes: Vec::new(),
+        relabel: Vec::new(),
         user: UserRequest::default(),
         join,
         own,
@@ -40,8 +42,8 @@ fn bundle() -> Bundle {
         rootfs: "/run/c/rootfs".into(),
         shm: Some("/run/c/shm".into()),
         volumes: vec![Volume { source: "/run/c/volume-0".into(), target: "/data".into() }],
-        holder: 77,
-        pid_target: None,
+        images: vec![(2, "/run/c/image-2".into())],
+        pids: Pids { holder: 77, target: None },
     }
 }
 
@@ -69,7 +71,7 @@ fn namespaces_of_the_pod_have_paths_and_its_own_have_none() {
         ])
     );
     // The host's are in no list; a target's processes win over the pod's.
-    let target = Bundle { pid_target: Some(99), ..bundle() };
+    let target = Bundle { pids: Pids { holder: 77, target: Some(99) }, ..bundle() };
     let spec = completed(launch(ns::NEWPID, ns::NEWNS), &target, false);
     assert_eq!(
         spec["linux"]["namespaces"],
@@ -102,14 +104,14 @@ fn volumes_come_first_and_shared_memory_after_dev() {
     let places: Vec<_> = all.iter().filter_map(|mount| mount["destination"].as_str()).collect();
     assert_eq!(places, ["/data", "/proc", "/dev", "/dev/shm", "/sys"]);
     assert_eq!(all[3]["source"], "/run/c/shm");
-    assert_eq!(all[4]["type"], "sysfs");
+    assert_eq!((&all[4]["type"], &all[4]["source"]), (&json!("bind"), &json!("/run/c/image-2")));
 }
 
 #[test]
 fn a_user_namespace_on_the_hosts_network_sees_the_hosts_sys() {
     let mut launch = launch(ns::NEWUSER, ns::NEWNS);
     launch.uid_map = vec![IdMap { inside: 0, outside: 65_536, count: 65_536 }];
-    let spec = completed(launch, &bundle(), false);
+    let spec = completed(launch, &Bundle { images: Vec::new(), ..bundle() }, false);
     let all = spec["mounts"].as_array().cloned().unwrap_or_default();
     let sys = all.iter().find(|mount| mount["destination"] == "/sys");
     assert_eq!(

@@ -16,6 +16,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::launch::{self, Launch, has_user_namespace, root_is_read_only};
 use super::runtime::become_runtime;
+use super::sources::{self, Source};
 use super::unseen::Unseen;
 use super::{Stdio, end, join, root_of, rootfs, user};
 use crate::fault::{OrFail, Result, internal, invalid};
@@ -69,6 +70,9 @@ fn make(plan: &Plan<'_>) -> Result<()> {
     let user_namespace = join::user_namespace(plan.holder, &launch)?;
     let tree = rootfs::make(&launch, user_namespace.as_ref())?;
     let shm = if launch.pod_shm { Some(pod_shm(plan.holder)?) } else { None };
+    at(Step::OpenSources);
+    let images = sources::open_images(&launch, user_namespace.as_ref())?;
+    sources::relabel(&launch)?;
     let root = root_of(&tree)?;
     at(Step::FindUser);
     let user = user::find(&launch, &root)?;
@@ -80,8 +84,8 @@ fn make(plan: &Plan<'_>) -> Result<()> {
         rootfs: unseen.attach(&tree, "rootfs")?,
         shm: shm.map(|shm| unseen.attach(shm, "shm")).transpose()?,
         volumes: volumes(&launch, &root, &unseen)?,
-        holder: pid_of(plan.holder)?,
-        pid_target: plan.pid_target.map(pid_of).transpose()?,
+        images: attached(&images, &unseen)?,
+        pids: Pids::of(plan.holder, plan.pid_target)?,
     };
     let mut warnings: Vec<String> = unseen.end()?.into_iter().collect();
     warnings.extend(write_config(plan, &mut launch, &bundle, &user)?);
@@ -121,7 +125,7 @@ fn refuse_raw_variables(launch: &Launch) -> Result<()> {
 }
 
 /// The pod's /dev/shm, out of the holder's mounts.
-fn pod_shm(holder: BorrowedFd<'_>) -> Result<OwnedFd> {
+pub fn pod_shm(holder: BorrowedFd<'_>) -> Result<OwnedFd> {
     const STAGE: &str = "copy the pod's /dev/shm";
     let own = openat(CWD, "/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .or_fail("open our own mount namespace")?;
@@ -132,7 +136,7 @@ fn pod_shm(holder: BorrowedFd<'_>) -> Result<OwnedFd> {
 }
 
 /// The container's root, who is nobody to the host, has to reach its own root by path.
-fn open_to_its_root(bundle: &Path, launch: &Launch) -> Result<()> {
+pub fn open_to_its_root(bundle: &Path, launch: &Launch) -> Result<()> {
     const STAGE: &str = "open the bundle to the container's root";
     if !has_user_namespace(launch) {
         return Ok(());
@@ -156,6 +160,31 @@ fn volumes(launch: &Launch, root: &Root, unseen: &Unseen) -> Result<Vec<Volume>>
         }
     }
     Ok(mounts)
+}
+
+/// Images that are mounted, by their places in the spec's list.
+fn attached(images: &[(usize, Source)], unseen: &Unseen) -> Result<Vec<(usize, PathBuf)>> {
+    let one = |(place, source): &(usize, Source)| {
+        let kind = if source.directory { Kind::Directory } else { Kind::File };
+        Ok((*place, unseen.attach_at(&source.tree, &format!("image-{place}"), kind)?))
+    };
+    images.iter().map(one).collect()
+}
+
+/// Processes that namespaces are named by.
+#[derive(Debug, Clone, Copy)]
+pub struct Pids {
+    /// The holder.
+    pub holder: i32,
+    /// The init whose pid namespace is joined.
+    pub target: Option<i32>,
+}
+
+impl Pids {
+    /// Looks them up.
+    pub fn of(holder: BorrowedFd<'_>, target: Option<BorrowedFd<'_>>) -> Result<Self> {
+        Ok(Self { holder: pid_of(holder)?, target: target.map(pid_of).transpose()? })
+    }
 }
 
 fn pid_of(process: BorrowedFd<'_>) -> Result<i32> {

@@ -1,0 +1,61 @@
+//! The hooks of a container, out of the directories of the configuration.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use holdfast_model::{ContainerConfig, PodSandboxConfig};
+use holdfast_spec::{Built, hooks};
+
+use super::{Error, Runtime, blocking::blocking};
+
+impl Runtime {
+    /// Adds the hooks that the node's files give a container, after those that it has already.
+    pub(super) async fn add_hooks(
+        &self,
+        built: &mut Built,
+        pod: &PodSandboxConfig,
+        container: &ContainerConfig,
+        foreign: bool,
+    ) -> Result<(), Error> {
+        let spec = &mut built.launch.spec;
+        let mut annotations = pod.annotations.clone();
+        annotations.extend(container.annotations.clone());
+        let dirs = self.config.runtime.hooks_dirs.clone();
+        if !dirs.is_empty() {
+            let command = spec.process().as_ref().and_then(|process| process.args().clone());
+            let command = command.and_then(|args| args.into_iter().next()).unwrap_or_default();
+            let (known, has_bind_mounts) = (annotations.clone(), !container.mounts.is_empty());
+            let found = blocking(move || {
+                let facts = hooks::Facts { annotations: &known, command: &command, has_bind_mounts };
+                hooks::hooks(&dirs, &facts)
+            })
+            .await
+            .map_err(|source| Error::Hooks { source })?;
+            if let Some(found) = found {
+                let mut all = spec.hooks().clone();
+                hooks::append(&mut all, found);
+                spec.set_hooks(all);
+            }
+        }
+        // Hooks read them in the state. Not for other runtimes, which take orders from some (`org.systemd.property.`).
+        if !foreign && hooks::is_some(spec.hooks().as_ref()) {
+            spec.set_annotations(Some(annotations.into_iter().collect()));
+        }
+        Ok(())
+    }
+
+    /// A container's root that is nobody to the host has to reach its bundle by path: the state directory then lets
+    /// everybody pass, and nobody look. What lies in it has modes of its own.
+    pub(super) async fn open_way_to_bundle(&self, built: &Built, foreign: bool) -> Result<(), Error> {
+        let launch = &built.launch;
+        let has_bundle = foreign || hooks::is_some(launch.spec.hooks().as_ref());
+        if !has_bundle || launch.uid_map.is_empty() {
+            return Ok(());
+        }
+        let path = self.config.state.clone();
+        blocking(move || match fs::set_permissions(&path, fs::Permissions::from_mode(0o711)) {
+            Ok(()) => Ok(()),
+            Err(source) => Err(Error::Io { operation: "set mode of", path, source }),
+        })
+        .await
+    }
+}

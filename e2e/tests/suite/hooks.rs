@@ -1,0 +1,267 @@
+//! OCI hooks of the configuration: when they run, where, what they are told, and what becomes of those that fail.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use holdfast_e2e::{
+    Scene,
+    scene::BUSYBOX,
+    specs::{container, pod, sleeper, with_user_namespace},
+    wait,
+};
+use serde_json::{Value, json};
+
+const STAGES: [&str; 6] =
+    ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+
+/// Writes a line of JSON for each call: who it is, where it is, and what it was told.
+const SCRIPT: &str = r#"#!/bin/sh
+state=$(cat)
+ns() { readlink /proc/self/ns/$1; }
+bundle=$(echo "$state" | sed 's/.*"bundle":"\([^"]*\)".*/\1/')
+seen=no; [ -e "$bundle/rootfs/bin/busybox" ] && seen=yes
+own=no; [ -e "$bundle/rootfs/proc/self" ] && own=yes
+image=no; [ -x /bin/busybox ] && [ ! -e /usr/bin/apt-get ] && image=yes
+echo "{\"stage\":\"$1\",\"net\":\"$(ns net)\",\"mnt\":\"$(ns mnt)\",\"pid\":\"$(ns pid)\",\"rootfs\":\"$seen\",\"mounts\":\"$own\",\"image\":\"$image\",\"state\":$state}" >> DIR/calls
+case $1 in FAILS) echo "the reason is $1" >&2; exit 3;; SLEEPS) sleep 600;; esac
+"#;
+
+/// A scene whose agent has a hook for each stage; those whose stage is `fails` end with 3, at `sleeps` with none.
+fn scene(fails: &str, sleeps: &str, limit_s: u32) -> Result<Option<Scene>> {
+    Scene::ours_with(|settings| {
+        let dir = settings.dir.join("hooks");
+        // A scene that cannot be written is one whose test fails.
+        let _ = write(&dir, fails, sleeps, limit_s);
+        settings.runtime = format!("{}\nhooks_dirs = [\"{}\"]\n", settings.runtime, dir.display());
+        let _ = fs::set_permissions(&settings.dir, fs::Permissions::from_mode(0o711));
+    })
+}
+
+fn write(dir: &Path, fails: &str, sleeps: &str, limit_s: u32) -> Result<()> {
+    fs::create_dir_all(dir)?;
+    let script = dir.join("hook.sh");
+    let text =
+        SCRIPT.replace("DIR", &dir.to_string_lossy()).replace("FAILS", fails).replace("SLEEPS", sleeps);
+    fs::write(&script, text)?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    fs::write(dir.join("calls"), "")?;
+    fs::set_permissions(dir.join("calls"), fs::Permissions::from_mode(0o666))?;
+    for stage in STAGES {
+        let file = json!({
+            "version": "1.0.0",
+            "hook": {"path": script, "args": ["hook.sh", stage], "timeout": limit_s},
+            "when": {"annotations": {"^holdfast\\.test/hooks$": "^yes$"}},
+            "stages": [stage],
+        });
+        fs::write(dir.join(format!("{stage}.json")), file.to_string())?;
+    }
+    Ok(())
+}
+
+/// A container that gets the hooks. The directory is mounted at its own path, for the hook in the container's root.
+fn hooked(scene: &Scene, mut container: Value) -> Value {
+    container["annotations"] = json!({"holdfast.test/hooks": "yes", "more": "told"});
+    let dir = scene.dir.join("hooks");
+    container["mounts"] = json!([{"container_path": dir, "host_path": dir}]);
+    container
+}
+
+fn calls(scene: &Scene) -> Result<Vec<Value>> {
+    let text = fs::read_to_string(scene.dir.join("hooks/calls"))?;
+    text.lines().map(|line| serde_json::from_str(line).with_context(|| format!("a call: {line}"))).collect()
+}
+
+fn stages(calls: &[Value]) -> Vec<String> {
+    calls.iter().map(|call| call["stage"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+fn own(kind: &str) -> Result<String> {
+    Ok(fs::read_link(format!("/proc/thread-self/ns/{kind}"))?.to_string_lossy().into_owned())
+}
+
+#[test]
+fn each_at_its_moment_and_in_its_namespaces() -> Result<()> {
+    let Some(scene) = scene("none", "none", 30)? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    let pod = pod(&scene.dir, "hooks");
+    let pod_id = scene.run_pod(&pod)?;
+    // One without the annotation has none.
+    let id = scene.start(&pod_id, &pod, &sleeper("plain", BUSYBOX))?;
+    scene.crictl.ok(&["stop", &id])?;
+    ensure!(calls(&scene)?.is_empty(), "{:?}", calls(&scene)?);
+
+    let id = scene.create(&pod_id, &pod, &hooked(&scene, sleeper("main", BUSYBOX)))?;
+    ensure!(stages(&calls(&scene)?) == STAGES[..3], "{:?}", calls(&scene)?);
+    scene.crictl.ok(&["start", &id])?;
+    ensure!(stages(&calls(&scene)?) == STAGES[..5], "{:?}", calls(&scene)?);
+    let init = scene.crictl.json(&["inspect", &id])?["info"]["pid"].as_i64().context("a pid")?;
+    ensure!(scene.crictl.ok(&["exec", "-s", &id, "echo", "hello"])? == "hello");
+    let of_init = |kind: &str| -> Result<String> {
+        Ok(fs::read_link(format!("/proc/{init}/ns/{kind}"))?.to_string_lossy().into_owned())
+    };
+    let (net, mnt, pid) = (of_init("net")?, of_init("mnt")?, of_init("pid")?);
+    scene.crictl.ok(&["stop", &id])?;
+    let calls = calls(&scene)?;
+    ensure!(stages(&calls) == STAGES, "{calls:?}");
+
+    let by_stage: BTreeMap<_, _> =
+        calls.iter().map(|call| (call["stage"].as_str().unwrap_or_default(), call)).collect();
+    for (stage, call) in &by_stage {
+        let inside = ["createContainer", "startContainer"].contains(stage);
+        let net = if inside { net.clone() } else { own("net")? };
+        ensure!(call["net"] == net.as_str(), "{stage}: {call}");
+        ensure!((call["pid"] == pid.as_str()) == inside, "{stage}: {call}");
+        ensure!((call["mnt"] == mnt.as_str()) == inside, "{stage}: {call}");
+        ensure!((call["image"] == "yes") == (*stage == "startContainer"), "{stage}: {call}");
+        let before = ["prestart", "createRuntime", "createContainer"].contains(stage);
+        ensure!((call["rootfs"] == "yes") == before, "{stage}: {call}");
+        // Only in the container's namespaces its mounts are seen.
+        ensure!((call["mounts"] == "yes") == (*stage == "createContainer"), "{stage}: {call}");
+        let state = &call["state"];
+        let status = match *stage {
+            "startContainer" => "created",
+            "poststart" => "running",
+            "poststop" => "stopped",
+            _ => "creating",
+        };
+        ensure!(state["status"] == status && state["id"] == id.as_str(), "{stage}: {state}");
+        ensure!(
+            state["annotations"]["more"] == "told" && state["ociVersion"].is_string(),
+            "{stage}: {state}"
+        );
+        let expected = match *stage {
+            "poststop" => None,
+            _ if inside => Some(1),
+            _ => Some(init),
+        };
+        ensure!(state["pid"].as_i64() == expected, "{stage}: {state}");
+    }
+    scene.remove_pod(&pod_id)?;
+    oracle.nothing_left()
+}
+
+#[test]
+fn in_a_user_namespace() -> Result<()> {
+    let Some(scene) = scene("none", "none", 30)? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    let mut pod = pod(&scene.dir, "mapped");
+    with_user_namespace(&mut pod, 1_310_720);
+    let pod_id = scene.run_pod(&pod)?;
+    let id = scene.start(&pod_id, &pod, &hooked(&scene, sleeper("main", BUSYBOX)))?;
+    ensure!(
+        scene.crictl.ok(&["exec", "-s", &id, "sh", "-c", "id -u; touch /made; echo x > /dev/shm/x"])? == "0"
+    );
+    scene.crictl.ok(&["stop", &id])?;
+    let calls = calls(&scene)?;
+    ensure!(stages(&calls) == STAGES, "{calls:?}");
+    ensure!(calls[..3].iter().all(|call| call["rootfs"] == "yes"), "{calls:?}");
+    scene.remove_pod(&pod_id)?;
+    oracle.nothing_left()
+}
+
+/// What fails before the command fails the operation; what fails later is a warning.
+#[test]
+fn a_failure_is_told_where_it_belongs() -> Result<()> {
+    for stage in STAGES {
+        let Some(scene) = scene(stage, "none", 30)? else { return Ok(()) };
+        let oracle = scene.oracle()?;
+        let pod = pod(&scene.dir, "fails");
+        let pod_id = scene.run_pod(&pod)?;
+        let spec = hooked(&scene, sleeper("main", BUSYBOX));
+        let told = |text: &str| {
+            text.contains(&format!("{stage} hook"))
+                && text.contains("hook.sh")
+                && text.contains("exit code 3")
+                && text.contains(&format!("the reason is {stage}"))
+        };
+        if ["prestart", "createRuntime", "createContainer"].contains(&stage) {
+            let (container, sandbox) = scene.create_files(&pod, &spec)?;
+            let refused = scene.crictl.refused(&["create", &pod_id, &container, &sandbox])?;
+            ensure!(told(&refused.text), "{refused:?}");
+        } else {
+            let id = scene.create(&pod_id, &pod, &spec)?;
+            if stage == "startContainer" {
+                let refused = scene.crictl.refused(&["start", &id])?;
+                ensure!(told(&refused.text), "{refused:?}");
+                let status = scene.exited(&id)?;
+                ensure!(status["exitCode"] == 128 && status["reason"] == "StartError", "{status}");
+            } else {
+                scene.crictl.ok(&["start", &id])?;
+                scene.crictl.ok(&["stop", &id])?;
+                let log = scene.agent.as_ref().context("an agent")?.log();
+                wait::until_true("the warning", || Ok(told(&fs::read_to_string(&log)?)))?;
+            }
+        }
+        ensure!(
+            stages(&calls(&scene)?).last().is_some_and(|last| last == "poststop"),
+            "{:?}",
+            calls(&scene)?
+        );
+        scene.remove_pod(&pod_id)?;
+        oracle.nothing_left()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn one_that_takes_too_long_is_killed() -> Result<()> {
+    let Some(scene) = scene("none", "createRuntime", 1)? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    let pod = pod(&scene.dir, "slow");
+    let pod_id = scene.run_pod(&pod)?;
+    let (container, sandbox) = scene.create_files(&pod, &hooked(&scene, sleeper("main", BUSYBOX)))?;
+    let begin = Instant::now();
+    let refused = scene.crictl.refused(&["create", &pod_id, &container, &sandbox])?;
+    ensure!(refused.text.contains("did not end within 1 s and was killed"), "{refused:?}");
+    ensure!(begin.elapsed() < Duration::from_secs(20), "it took {:?}", begin.elapsed());
+    scene.remove_pod(&pod_id)?;
+    oracle.nothing_left()
+}
+
+/// The agent dies while a hook runs: nothing of the container stays.
+#[test]
+fn the_agent_is_killed_while_one_runs() -> Result<()> {
+    let Some(mut scene) = scene("none", "createRuntime", 60)? else { return Ok(()) };
+    let mut oracle = scene.oracle()?;
+    let pod = pod(&scene.dir, "killed");
+    let pod_id = scene.run_pod(&pod)?;
+    let (container, sandbox) = scene.create_files(&pod, &hooked(&scene, sleeper("main", BUSYBOX)))?;
+    let crictl = scene.crictl.clone();
+    let pod_of_it = pod_id.clone();
+    let asking = std::thread::spawn(move || crictl.call(&["create", &pod_of_it, &container, &sandbox]));
+    wait::until_true("the hook to run", || Ok(calls(&scene)?.len() == 2))?;
+    scene.agent()?.crash()?;
+    let asked = asking.join().map_err(|_| anyhow::anyhow!("the client panicked"))??;
+    ensure!(!asked.status.success(), "an answer from a dead agent");
+    ensure!(scene.crictl.ok(&["ps", "-a", "-q"])?.is_empty(), "a container that nobody was told of");
+    scene.remove_pod(&pod_id)?;
+    oracle.agent_is_now(scene.agent()?.pid());
+    oracle.nothing_left()
+}
+
+/// A file that cannot be understood is no reason to run a container without its hooks.
+#[test]
+fn a_bad_file_is_named() -> Result<()> {
+    let Some(scene) = scene("none", "none", 30)? else { return Ok(()) };
+    let pod = pod(&scene.dir, "bad");
+    scene.crictl.ok(&["pull", BUSYBOX])?;
+    let pod_id = scene.run_pod(&pod)?;
+    let bad: PathBuf = scene.dir.join("hooks/bad.json");
+    fs::write(&bad, "{\"version\": \"9\"")?;
+    let (container, sandbox) = scene.create_files(&pod, &container("main", BUSYBOX, &["true"]))?;
+    let refused = scene.crictl.refused(&["create", &pod_id, &container, &sandbox])?;
+    ensure!(refused.text.contains("bad.json"), "{refused:?}");
+    fs::remove_file(&bad)?;
+    scene.start(&pod_id, &pod, &container_named("again"))?;
+    scene.remove_pod(&pod_id)
+}
+
+fn container_named(name: &str) -> Value {
+    container(name, BUSYBOX, &["true"])
+}

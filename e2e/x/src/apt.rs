@@ -32,11 +32,6 @@ pub const TESTS: &[&str] = &[
     "zstd",
 ];
 
-/// What a comparison with containerd needs: runc asks pkg-config for libseccomp.
-pub fn bench() -> Vec<&'static str> {
-    TESTS.iter().copied().chain(["pkg-config"]).collect()
-}
-
 /// Those of `packages` that are not installed.
 pub fn missing<'a>(packages: &[&'a str]) -> Vec<&'a str> {
     let installed = |package: &str| {

@@ -20,7 +20,6 @@ use crate::{
 
 /// Of containerd.
 pub const VERSION: &str = "2.4.2";
-const RUNC: &str = "1.5.2";
 /// The processes that stand for a pod, behind the daemon.
 const PROCESSES: &str = "containerd,containerd-shim-runc-v2,pause";
 
@@ -40,23 +39,15 @@ pub fn build(work: &Work) -> Result<()> {
             quiet(build.args(["./cmd/containerd", "./cmd/containerd-shim-runc-v2", "./cmd/ctr"]), &log)
         })
     })?;
-    once(&work.tools().join("runc.stamp"), RUNC, || {
-        step(&format!("building runc {RUNC}"), || {
-            let module = tools::go_module(work, "github.com/opencontainers/runc", &format!("v{RUNC}"))?;
-            let log = work.dir("logs")?.join("runc.log");
-            let mut build = tools::go(&module, ["build", "-trimpath", "-buildvcs=false", "-tags", "seccomp"]);
-            // It joins namespaces in C, and asks libseccomp.
-            build.env("CGO_ENABLED", "1").args(["-ldflags", "-s -w", "-o"]).arg(dir.join("runc"));
-            quiet(build.arg("."), &log)
-        })
-    })
+    tools::runc(work).map(drop)
 }
 
 /// Starts containerd, runs the client, and ends all of it.
 pub fn measure(work: &Work, image: &Path, args: &[String]) -> Result<Vec<Figure>> {
     let place = Place::bare(work, "peer")?;
     let outcome = (|| {
-        fs::write(place.config(), configuration(work, &place)).context("write containerd's configuration")?;
+        fs::write(place.config(), configuration(work, &place)?)
+            .context("write containerd's configuration")?;
         let network = place.state().join("net.d");
         fs::create_dir(&network).context("make a folder for CNI")?;
         fs::write(network.join("10-bench.conflist"), conf_list(&place))
@@ -105,9 +96,9 @@ fn import(work: &Work, place: &Place, image: &Path) -> Result<()> {
     Ok(())
 }
 
-fn configuration(work: &Work, place: &Place) -> String {
+fn configuration(work: &Work, place: &Place) -> Result<String> {
     let state = place.state().display();
-    format!(
+    Ok(format!(
         r#"version = 3
 root = "{root}"
 state = "{state}/run"
@@ -133,9 +124,9 @@ SystemdCgroup = {systemd}
         socket = place.socket().display(),
         pause = images::PAUSE,
         plugins = tools::cni_plugins(work).display(),
-        runc = work.tools().join("containerd/runc").display(),
+        runc = tools::runc(work)?.display(),
         systemd = place::has_systemd(),
-    )
+    ))
 }
 
 /// What a node usually has: a bridge, addresses from a file, and host ports.

@@ -36,10 +36,9 @@ const START: Duration = Duration::from_secs(30);
 
 /// Builds, measures one runtime after the other, and prints the table.
 pub fn bench(work: &Work, options: &Options) -> Result<()> {
-    let (needs, packages) =
-        if options.alone { (host::DEMO, apt::TESTS.to_vec()) } else { (host::TESTS, apt::bench()) };
-    host::check(needs, &apt::missing(&packages))?;
-    apt::install(work, &packages)?;
+    let needs = if options.alone { host::DEMO } else { host::TESTS };
+    host::check(needs, &apt::missing(apt::TESTS))?;
+    apt::install(work, apt::TESTS)?;
     build::programs(work)?;
     step("building the benchmark client (release)", || {
         build::cargo(work, &["build", "--release", "--quiet", "-p", "holdfast-bench"])

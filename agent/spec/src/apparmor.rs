@@ -9,6 +9,9 @@ use std::fmt::Write as _;
 /// Name of the profile.
 pub const DEFAULT_PROFILE: &str = "holdfast-default";
 
+/// What AppArmor 4 mediates as well. seccomp and capabilities say who may have them, as before.
+const ALLOWED_SINCE_4: &[&str] = &["userns", "mqueue", "io_uring"];
+
 /// What may not be done, whatever else is allowed: `deny` wins in AppArmor.
 const DENIED: &[&str] = &[
     "mount",
@@ -33,10 +36,12 @@ const DENIED: &[&str] = &[
 ];
 
 /// The profile's text. `agent` is the profile that we ourselves are confined by, if there is one: its signals have to
-/// arrive.
-pub fn default_profile(agent: Option<&str>) -> String {
+/// arrive. `since_4` adds the rules that only apparmor_parser 4 knows: without them a node of that version refuses what
+/// they are about.
+pub fn default_profile(agent: Option<&str>, since_4: bool) -> String {
     let mut text = format!("profile {DEFAULT_PROFILE} flags=(attach_disconnected,mediate_deleted) {{\n");
-    for rule in ["network", "capability", "file", "umount"] {
+    let newer = ALLOWED_SINCE_4.iter().copied().filter(|_| since_4);
+    for rule in ["network", "capability", "file", "umount"].into_iter().chain(newer) {
         let _ = writeln!(text, "  {rule},");
     }
     for peer in ["unconfined"].into_iter().chain(agent) {
@@ -57,7 +62,7 @@ mod tests {
 
     #[test]
     fn every_rule_ends_as_the_language_wants() {
-        let text = default_profile(Some("node-agent"));
+        let text = default_profile(Some("node-agent"), false);
         let body: Vec<&str> = text.lines().collect();
         assert_eq!(
             (body[0], body[body.len() - 1]),
@@ -65,7 +70,8 @@ mod tests {
         );
         assert!(body[1..body.len() - 1].iter().all(|line| line.starts_with("  ") && line.ends_with(',')));
         assert!(text.contains("signal (receive) peer=\"node-agent\","));
-        assert!(!default_profile(None).contains("node-agent"));
+        assert!(!default_profile(None, true).contains("node-agent"));
+        assert!(default_profile(None, true).contains("  userns,\n") && !text.contains("userns"));
         assert_eq!(body.iter().filter(|line| line.contains(" deny ")).count(), DENIED.len());
     }
 }

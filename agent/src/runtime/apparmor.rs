@@ -14,7 +14,12 @@ const PARSERS: [&str; 3] =
 /// Loads our profile, or replaces the one that an older version has loaded, and returns its name. Without it containers
 /// start unconfined by AppArmor, as they do on a host without.
 pub(super) async fn load_default() -> Option<String> {
-    match load().await {
+    // An older parser does not know the newer rules, and says so.
+    let loaded = match load(true).await {
+        Ok(()) => Ok(()),
+        Err(_) => load(false).await,
+    };
+    match loaded {
         Ok(()) => Some(DEFAULT_PROFILE.to_owned()),
         Err(problem) => {
             tracing::warn!(
@@ -27,7 +32,7 @@ pub(super) async fn load_default() -> Option<String> {
     }
 }
 
-async fn load() -> Result<(), String> {
+async fn load(since_4: bool) -> Result<(), String> {
     let program = PARSERS
         .into_iter()
         .find(|path| Path::new(path).exists())
@@ -40,7 +45,7 @@ async fn load() -> Result<(), String> {
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| format!("run {program}: {error}"))?;
-    let text = default_profile(own_profile().as_deref());
+    let text = default_profile(own_profile().as_deref(), since_4);
     let run = async {
         if let Some(mut input) = child.stdin.take() {
             // A parser that ends early says why on stderr.

@@ -50,8 +50,8 @@ pub struct Options {
     /// Exec sessions, over the first transport, that are alive at once; 0 leaves that out.
     #[arg(long, default_value_t = 100)]
     sessions: usize,
-    /// Memory limit of the containers, in MiB.
-    #[arg(long, default_value_t = 64)]
+    /// Memory limit of the containers, in MiB: where runc runs, its first stage of each exec is counted to it.
+    #[arg(long, default_value_t = 512)]
     memory_limit_mib: i64,
 }
 

@@ -5,13 +5,15 @@ use std::process::ExitCode;
 use holdfast_sys::process;
 
 use crate::control;
+use crate::stage::hooks::{Moment, later};
 
 const HELP: &str = "\
 holdfast-shim: runs one container of Holdfast. The agent starts it; it is of no use by hand.
 
-Usage: holdfast-shim --id ID
+Usage: holdfast-shim --id ID [--poststop]
 
   --id ID      the container's id
+  --poststop   only run its poststop hooks: the shim that had it is gone
   --help       this text
   --version    the version
 
@@ -32,6 +34,7 @@ pub fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         ["--id", id] if texts.len() == arguments.len() && !id.is_empty() => serve(id),
+        ["--id", id, "--poststop"] if texts.len() == arguments.len() && !id.is_empty() => poststop(id),
         _ => {
             eprint!("{HELP}");
             ExitCode::from(2)
@@ -59,6 +62,18 @@ fn serve(id: &str) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// For a container whose shim is gone: what the end of a container owes to the world outside.
+fn poststop(id: &str) -> ExitCode {
+    let failures = match std::env::current_dir() {
+        Ok(bundle) => later::failures(id, &bundle, Moment::Poststop, None),
+        Err(error) => vec![format!("look up the working directory: {error}")],
+    };
+    for failure in &failures {
+        eprintln!("{failure}");
+    }
+    if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Set in the environment of the second run, so that there is never a third.

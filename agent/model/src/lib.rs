@@ -7,6 +7,7 @@
 //! Every struct is `#[serde(default)]`, so a record of an older version reads with new fields at their defaults.
 
 mod cdi;
+mod chain;
 mod container;
 mod device;
 mod id;
@@ -16,6 +17,7 @@ mod resources;
 mod security;
 
 pub use cdi::*;
+pub use chain::chain;
 pub use container::*;
 pub use device::*;
 pub use id::*;

@@ -149,19 +149,7 @@ impl Error {
     }
 }
 
-/// Error and causes in one line, for the list where a single `source` cannot stand for all.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
-
 fn list(errors: &[Error]) -> String {
-    let texts: Vec<String> = errors.iter().map(|error| chain(error)).collect();
+    let texts: Vec<String> = errors.iter().map(|error| holdfast_model::chain(error)).collect();
     texts.join("; ")
 }

@@ -7,14 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use holdfast_model::PodId;
+use holdfast_model::{PodId, chain};
 use tokio::sync::Notify;
 
 use crate::{
     AddRequest, Error, InterfaceStats, NetworkConfig, NetworkStatus, PodNetwork,
     cni::{Cni, PLUGIN_LIMIT, conf::ConfList, result::addresses},
     embedded::{Embedded, pod::IFNAME, pod::link_name, reaper},
-    error::chain,
     netlink::{Socket, link},
     record::{HostPort, Phase, PodKind, Record, Store, VERSION},
     state::{State, host_ports},

@@ -1,7 +1,6 @@
 //! holdfast.v1.Images: import and pull with progress, for our own command line.
 
 use std::{
-    error::Error as _,
     io::{self, Read},
     sync::Arc,
     time::Duration,
@@ -168,13 +167,7 @@ fn to_wire(image: &Image) -> wire::Image {
 
 /// Logs an error once, with its chain, and turns it into the answer.
 fn failed(rpc: &'static str, error: &Error) -> Status {
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        message.push_str(": ");
-        message.push_str(&error.to_string());
-        cause = error.source();
-    }
+    let message = holdfast_model::chain(error);
     let code = code(error.kind());
     tracing::error!(rpc, ?code, error = %message, "request failed");
     Status::new(code, message)

@@ -1,9 +1,10 @@
 //! The default AppArmor profile: loaded at the start where the host has AppArmor.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{path::Path, time::Duration};
 
 use holdfast_spec::apparmor::{DEFAULT_PROFILE, default_profile};
-use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
+
+use super::command::Command;
 
 /// The parser compiles in milliseconds; in an emulated machine, in seconds.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -37,31 +38,10 @@ async fn load(since_4: bool) -> Result<(), String> {
         .into_iter()
         .find(|path| Path::new(path).exists())
         .ok_or("there is no apparmor_parser: install the package apparmor")?;
-    let mut child = Command::new(program)
-        .args(["--replace", "--skip-cache", "--quiet"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| format!("run {program}: {error}"))?;
     let text = default_profile(own_profile().as_deref(), since_4);
-    let run = async {
-        if let Some(mut input) = child.stdin.take() {
-            // A parser that ends early says why on stderr.
-            let _ = input.write_all(text.as_bytes()).await;
-        }
-        child.wait_with_output().await
-    };
-    let output = timeout(LIMIT, run)
-        .await
-        .map_err(|_| format!("{program} did not end within {} s", LIMIT.as_secs()))?
-        .map_err(|error| format!("wait for {program}: {error}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    Err(format!("{program}: {}: {}", output.status, complaint.trim()))
+    let args = ["--replace", "--skip-cache", "--quiet"].map(Into::into).to_vec();
+    let parser = Command { args, input: text.as_bytes(), ..Command::new(Path::new(program), LIMIT) };
+    parser.succeed().await.map_err(|error| holdfast_model::chain(&error))
 }
 
 /// Which profile confines us; `name (mode)` in the kernel's file.

@@ -7,7 +7,7 @@ use nix::{
     unistd::Pid,
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     process::{Child, Command as Process},
     time::timeout,
 };
@@ -36,6 +36,10 @@ pub struct Command<'a> {
     pub program: &'a Path,
     /// Arguments after its name.
     pub args: Vec<OsString>,
+    /// What it reads.
+    pub input: &'a [u8],
+    /// Where it runs, if not where we do.
+    pub directory: Option<&'a Path>,
     /// Longest time.
     pub limit: Duration,
 }
@@ -48,22 +52,30 @@ pub struct Output {
     pub stderr: Vec<u8>,
 }
 
-impl Command<'_> {
+impl<'a> Command<'a> {
+    /// A program without arguments, that reads nothing.
+    pub fn new(program: &'a Path, limit: Duration) -> Self {
+        Self { program, args: Vec::new(), input: &[], directory: None, limit }
+    }
+
     /// Runs it to its end, or kills it with its group.
     pub async fn run(&self) -> Result<Output, CommandError> {
         let program = || self.program.display().to_string();
         let failed = |source| CommandError::Run { program: program(), source };
-        let mut child = Process::new(self.program)
+        let mut process = Process::new(self.program);
+        process
             .args(&self.args)
-            .stdin(Stdio::null())
+            .stdin(if self.input.is_empty() { Stdio::null() } else { Stdio::piped() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             // A group of its own, so that what it started can be ended with it.
             .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(failed)?;
-        if let Ok(output) = timeout(self.limit, talk(&mut child)).await {
+            .kill_on_drop(true);
+        if let Some(directory) = self.directory {
+            process.current_dir(directory);
+        }
+        let mut child = process.spawn().map_err(failed)?;
+        if let Ok(output) = timeout(self.limit, self.talk(&mut child)).await {
             return output.map_err(failed);
         }
         // Not reaped yet, so the number is still that of its group.
@@ -84,12 +96,18 @@ impl Command<'_> {
         let said = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("failed without a word");
         Err(CommandError::Failed { program: self.program.display().to_string(), said: said.to_owned() })
     }
-}
 
-async fn talk(child: &mut Child) -> io::Result<Output> {
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let (stdout, stderr, status) = tokio::join!(read(stdout), read(stderr), child.wait());
-    Ok(Output { success: status?.success(), stdout, stderr })
+    async fn talk(&self, child: &mut Child) -> io::Result<Output> {
+        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let write = async {
+            if let Some(mut stdin) = stdin {
+                // One that ends early says why.
+                let _ = stdin.write_all(self.input).await;
+            }
+        };
+        let ((), stdout, stderr, status) = tokio::join!(write, read(stdout), read(stderr), child.wait());
+        Ok(Output { success: status?.success(), stdout, stderr })
+    }
 }
 
 async fn read(from: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
@@ -109,7 +127,7 @@ mod tests {
     use super::*;
 
     fn shell(script: &str, limit: Duration) -> Command<'_> {
-        Command { program: Path::new("/bin/sh"), args: vec!["-c".into(), script.into()], limit }
+        Command { args: vec!["-c".into(), script.into()], ..Command::new(Path::new("/bin/sh"), limit) }
     }
 
     #[tokio::test]
@@ -127,6 +145,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn it_reads_what_it_is_given_where_it_is_told_to_run() {
+        let directory = tempfile::tempdir().unwrap();
+        let input = vec![b'x'; 300_000];
+        let mut command = shell("wc -c; pwd -P", Duration::from_secs(20));
+        (command.input, command.directory) = (&input, Some(directory.path()));
+        let output = command.run().await.unwrap();
+        let place = directory.path().canonicalize().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("300000\n{}\n", place.display()));
+        // One that reads nothing is no reason to wait.
+        command.args = vec!["-c".into(), "exit 0".into()];
+        assert!(command.run().await.unwrap().success);
+    }
+
+    #[tokio::test]
     async fn one_that_takes_too_long_is_killed_with_its_children() {
         let error = shell("sleep 600 & wait", Duration::from_millis(100)).run().await.unwrap_err();
         assert!(matches!(error, CommandError::Timeout { .. }), "{error}");
@@ -134,8 +166,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_is_not_there_is_named() {
-        let command =
-            Command { program: Path::new("/no/such"), args: Vec::new(), limit: Duration::from_secs(1) };
+        let command = Command::new(Path::new("/no/such"), Duration::from_secs(1));
         assert_eq!(command.run().await.unwrap_err().to_string(), "run /no/such");
     }
 }

@@ -140,18 +140,12 @@ impl Error {
 
     /// The whole chain in one line.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
+        let mut text = holdfast_model::chain(self);
         if let Self::Teardown { errors, .. } = self {
             for error in errors {
                 text.push_str("; ");
                 text.push_str(&error.chain());
             }
-        }
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
         }
         text
     }

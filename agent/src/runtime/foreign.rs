@@ -26,7 +26,7 @@ impl Runtime {
         let mut args = runtime.arguments(&PathBuf::from("/dev/null"), ["delete", "--force"]);
         args.push(id.into());
         args.remove(0);
-        let delete = Command { program: &runtime.program, args, limit: DELETE_LIMIT };
+        let delete = Command { args, ..Command::new(&runtime.program, DELETE_LIMIT) };
         if let Err(error) = delete.succeed().await {
             tracing::warn!(container_id = id, %error, "an OCI runtime does not delete what it has of a container");
         }

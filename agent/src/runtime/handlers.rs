@@ -157,7 +157,7 @@ impl Handler {
             return Ok(());
         }
         let command =
-            Command { program: &runtime.program, args: vec!["features".into()], limit: FEATURES_LIMIT };
+            Command { args: vec!["features".into()], ..Command::new(&runtime.program, FEATURES_LIMIT) };
         let facts = match command.run().await {
             Ok(Output { success: true, stdout, .. }) => read(&stdout),
             // Older ones have no such command: what they can do is not known, and not told.

@@ -1,11 +1,14 @@
 //! The hooks of a container, out of the directories of the configuration.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
 use holdfast_model::{ContainerConfig, PodSandboxConfig};
 use holdfast_spec::{Built, hooks};
 
-use super::{Error, Runtime, blocking::blocking};
+use super::{Error, Runtime, blocking::blocking, command::Command, object::Container};
+
+/// How long the hooks of an end may take; a shim has the same.
+const POSTSTOP_LIMIT: Duration = Duration::from_secs(20);
 
 impl Runtime {
     /// Adds the hooks that the node's files give a container, after those that it has already.
@@ -41,6 +44,25 @@ impl Runtime {
             spec.set_annotations(Some(annotations.into_iter().collect()));
         }
         Ok(())
+    }
+
+    /// Runs the poststop hooks of a container whose shim has gone without doing it. What fails is a warning, as there.
+    pub(super) async fn poststop_hooks(&self, container: &Container) {
+        // Another runtime runs them when it deletes the container.
+        if container.record.get().runtime.is_some() {
+            return;
+        }
+        let run_dir = self.run_dir(&container.id);
+        let config = run_dir.join("config.json");
+        if !blocking(move || config.exists()).await {
+            return;
+        }
+        let args = vec!["--id".into(), container.id.as_str().into(), "--poststop".into()];
+        let shim = Command::new(&self.shim_program, POSTSTOP_LIMIT);
+        let shim = Command { args, directory: Some(&run_dir), ..shim };
+        if let Err(error) = shim.succeed().await {
+            tracing::warn!(container_id = %container.id, "{}", holdfast_model::chain(&error));
+        }
     }
 
     /// A container's root that is nobody to the host has to reach its bundle by path: the state directory then lets

@@ -86,6 +86,7 @@ impl Runtime {
         if let Err(error) = self.cgroups.kill(&container.record.get().cgroup).await {
             tracing::warn!(container_id = %container.id, %error, "processes of a container without shim may be left");
         }
+        self.poststop_hooks(container).await;
         let started_at_ns = container.record.get().started_at_ns;
         let record = ExitRecord {
             exit_code: SHIM_DIED_EXIT_CODE,

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use holdfast_model::chain;
 use tokio::{
     sync::Notify,
     time::{Instant, sleep, timeout},
@@ -16,7 +17,6 @@ use tokio::{
 use super::{
     RunError, blocking,
     cri::Cri,
-    leftovers::chain,
     life::{Life, Running},
     place::{PlaceError, make_dir},
     volumes,

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use holdfast_model::chain;
+
 use super::{
     RunError,
     cri::Cri,
@@ -51,16 +53,4 @@ pub fn is_certain(error: &ClientError) -> bool {
     // CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, UNAVAILABLE (grpc/doc/statuscodes.md).
     const UNCERTAIN: [i32; 4] = [1, 2, 4, 14];
     !matches!(error, ClientError::Refused { code, .. } if UNCERTAIN.contains(&i32::from(*code)))
-}
-
-/// An error with its causes in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

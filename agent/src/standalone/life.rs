@@ -11,7 +11,7 @@
 use std::{cell::RefCell, time::Duration};
 
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
-use holdfast_model::{IdMapping, PodSandboxConfig};
+use holdfast_model::{IdMapping, PodSandboxConfig, chain};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep_until},
@@ -23,7 +23,6 @@ use super::{
     backoff::Backoff,
     cri::Cri,
     images::Images,
-    leftovers::chain,
     logs::Logs,
     node::Node,
     place::Place,

@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
-use holdfast_model::{IdMapping, NamespaceMode, PodSandboxConfig, UserNamespace};
+use holdfast_model::{IdMapping, NamespaceMode, PodSandboxConfig, UserNamespace, chain};
 use tokio::time::sleep;
 
 use super::{
@@ -10,7 +10,7 @@ use super::{
     cri::Cri,
     images::Images,
     interrupts::{Interrupts, PIPE},
-    leftovers::{self, chain},
+    leftovers,
     life::Life,
     logs::Logs,
     node::{self, Node},

@@ -1,4 +1,6 @@
-//! The release programs, side by side in target/release.
+//! The programs, side by side in target/debug or target/release.
+
+use std::path::PathBuf;
 
 use anyhow::Result;
 
@@ -7,19 +9,48 @@ use crate::{
     work::Work,
 };
 
+/// How the programs are built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// In a minute, with checks of arithmetic: for the tests of every day.
+    Dev,
+    /// What users get.
+    Release,
+}
+
+impl Profile {
+    /// Where cargo puts what it builds so.
+    pub fn directory(self, work: &Work) -> PathBuf {
+        work.target.join(match self {
+            Self::Dev => "debug",
+            Self::Release => "release",
+        })
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Dev => "dev",
+            Self::Release => "release",
+        }
+    }
+}
+
 /// Builds `holdfast`, `holdfast-pod` and `holdfast-shim`.
-pub fn programs(work: &Work) -> Result<()> {
-    step("building holdfast and holdfast-pod (release)", || {
-        cargo(work, &["build", "--release", "--quiet", "-p", "holdfast", "-p", "holdfast-pod", "--bins"])
+pub fn programs(work: &Work, profile: Profile) -> Result<()> {
+    let name = profile.name();
+    step(&format!("building holdfast and holdfast-pod ({name})"), || {
+        let which = ["-p", "holdfast", "-p", "holdfast-pod", "--bins"];
+        cargo(work, &[&["build", "--quiet", "--profile", name], &which[..]].concat())
     })?;
-    step("building holdfast-shim (release, static)", || shim(work))
+    step(&format!("building holdfast-shim ({name}, static)"), || shim(work, name))
 }
 
 /// The shim is static: one process per container pays for every relocation. Plain `cargo build` cannot say so for one
 /// package on the gnu target, since crt-static for the host breaks proc-macros.
-fn shim(work: &Work) -> Result<()> {
+fn shim(work: &Work, profile: &str) -> Result<()> {
     let flags = ["--", "-C", "target-feature=+crt-static", "-C", "relocation-model=static"];
-    let mut args = vec!["rustc", "--release", "--quiet", "-p", "holdfast-shim", "--bin", "holdfast-shim"];
+    let mut args = vec!["rustc", "--quiet", "--profile", profile];
+    args.extend(["-p", "holdfast-shim", "--bin", "holdfast-shim"]);
     args.extend(flags);
     cargo(work, &args)
 }

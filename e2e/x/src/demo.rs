@@ -15,7 +15,7 @@ use crate::{
 pub fn demo(work: &Work) -> Result<()> {
     host::check(host::DEMO, &apt::missing(apt::BUILD))?;
     apt::install(work, apt::BUILD)?;
-    build::programs(work)?;
+    build::programs(work, build::Profile::Release)?;
     let image = images::demo(work)?;
     let place = Place::make(work, "demo")?;
     let outcome = run(work, &place, &image);

@@ -24,6 +24,9 @@ enum Task {
         /// Only the end-to-end tests.
         #[arg(long)]
         e2e: bool,
+        /// Let the end-to-end tests drive a release build, as in `cargo x vm`.
+        #[arg(long)]
+        release: bool,
     },
     /// Only what the tests need: packages, tools, images.
     Prepare,
@@ -98,7 +101,9 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Prepare => test::prepare(&work)?,
         Task::Fuzz { target, seconds } => fuzz::fuzz(&work, &fuzz::Options { target, seconds })?,
         Task::Check => check::check(&work)?,
-        Task::Test { filter, e2e } => return Ok(verdict(test::test(&work, &test::Options { filter, e2e })?)),
+        Task::Test { filter, e2e, release } => {
+            return Ok(verdict(test::test(&work, &test::Options { filter, e2e, release })?));
+        }
         Task::Vm { filter, only } => return Ok(verdict(vm::vm(&work, &vm::Options { filter, only })?)),
     }
     Ok(ExitCode::SUCCESS)

@@ -49,6 +49,8 @@ impl Clients {
 
     /// Outer error: the operator's files; inner: the system's certificates.
     fn build(tls: &Tls, timeout: Duration, system: bool) -> Result<Result<Self, String>, String> {
+        // An error says that the process has one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let mut clients = Vec::new();
         for proxy in [true, false] {
             let mut builder = with_files(Client::builder(), tls)?

@@ -29,7 +29,6 @@ use self::{
 use crate::{
     AddRequest, CniConfig, Error, NetworkStatus,
     embedded::pod::IFNAME,
-    error::chain as error_chain,
     netlink::{Socket, link},
     record::{CniRecord, HostPort, Record},
     thread,
@@ -84,7 +83,9 @@ impl Cni {
     pub(crate) fn status(&self) -> Option<NetworkStatus> {
         let list = match self.list() {
             Ok(list) => list?,
-            Err(error) => return Some(NetworkStatus::not_ready("CNIConfigInvalid", error_chain(&error))),
+            Err(error) => {
+                return Some(NetworkStatus::not_ready("CNIConfigInvalid", holdfast_model::chain(&error)));
+            }
         };
         let missing =
             list.plugins.iter().find(|plugin| exec::find(&plugin.kind, &self.config.bin_dirs).is_none());

@@ -19,7 +19,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Runs until no link is waited for.
 pub(crate) async fn run(inner: &std::sync::Arc<Inner>) {
     while let Err(error) = wait_for_all(inner).await {
-        tracing::warn!(error = crate::error::chain(&error), "waiting for links of stopped pods");
+        tracing::warn!(error = holdfast_model::chain(&error), "waiting for links of stopped pods");
         tokio::time::sleep(RETRY).await;
     }
 }
@@ -64,7 +64,9 @@ fn look(lingering: Vec<(holdfast_model::PodId, String, Instant)>) -> Vec<holdfas
         match result {
             Ok(false) => gone.push(pod),
             Ok(true) => {}
-            Err(error) => tracing::warn!(link, error = crate::error::chain(&error), "link of a stopped pod"),
+            Err(error) => {
+                tracing::warn!(link, error = holdfast_model::chain(&error), "link of a stopped pod")
+            }
         }
     }
     gone

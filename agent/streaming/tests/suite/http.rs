@@ -203,7 +203,7 @@ async fn over_tls() {
 }
 
 async fn tls(url: &str, cert: &std::path::Path) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
-    use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
+    use tokio_rustls::rustls::crypto::ring::default_provider;
     use tokio_rustls::rustls::pki_types::pem::PemObject;
     use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
     use tokio_rustls::rustls::{ClientConfig, RootCertStore};

@@ -39,7 +39,7 @@ pub fn bench(work: &Work, options: &Options) -> Result<()> {
     let needs = if options.alone { host::DEMO } else { host::TESTS };
     host::check(needs, &apt::missing(apt::TESTS))?;
     apt::install(work, apt::TESTS)?;
-    build::programs(work)?;
+    build::programs(work, build::Profile::Release)?;
     step("building the benchmark client (release)", || {
         build::cargo(work, &["build", "--release", "--quiet", "-p", "holdfast-bench"])
     })?;

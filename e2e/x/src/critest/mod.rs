@@ -31,10 +31,10 @@ pub fn critest(work: &Work, args: &[String]) -> Result<Infallible> {
     // For somebody who tests programs that are built already, as the end-to-end tests read it.
     let given = env::var_os("HOLDFAST_E2E_BIN");
     if given.is_none() {
-        programs::programs(work)?;
+        programs::programs(work, programs::Profile::Release)?;
     }
     let mut run = command(runner, args);
-    test::environment(&mut run, work);
+    test::environment(&mut run, work, programs::Profile::Release);
     if let Some(programs) = given {
         run.env("HOLDFAST_E2E_BIN", programs);
     }

@@ -96,7 +96,7 @@ fn boots(work: &Work, options: &Options) -> Result<Vec<Boot>> {
         return Ok(vec![main]);
     }
     test::prepare(work)?;
-    build::programs(work)?;
+    build::programs(work, build::Profile::Release)?;
     let mut boots = Vec::new();
     let mut suite = Vec::new();
     if options.wants(Part::Tests) || options.wants(Part::Selinux) {

@@ -19,21 +19,25 @@ pub fn run(id: &str, bundle: &Path, moment: Moment, pid: Option<i32>) -> ! {
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     // The container's pipes: who reads them waits for their end.
     let _ = process::close_all_but(&mut [0, 1, 2]);
-    let warnings = match read(bundle) {
-        Ok(spec) => {
-            let state = State::at(moment, &spec, id, bundle);
-            let state = if let Some(pid) = pid { state.with_pid(pid) } else { state };
-            let hooks = spec.hooks().as_ref().map_or(&[][..], |hooks| moment.of(hooks));
-            let failures = run_each(hooks, moment, &state, Place { directory: bundle, peer: None });
-            failures.iter().map(ToString::to_string).collect()
-        }
-        Err(error) => vec![format!("{} hooks: read config.json: {error}", moment.name())],
-    };
+    let warnings = failures(id, bundle, moment, pid);
     if warnings.is_empty() {
         exit_now(0);
     }
     let _ = fs::write(bundle.join(WARNINGS), warnings.join("\n"));
     exit_now(1)
+}
+
+/// Runs them, and returns what went wrong.
+pub fn failures(id: &str, bundle: &Path, moment: Moment, pid: Option<i32>) -> Vec<String> {
+    let spec = match read(bundle) {
+        Ok(spec) => spec,
+        Err(error) => return vec![format!("{} hooks: read config.json: {error}", moment.name())],
+    };
+    let state = State::at(moment, &spec, id, bundle);
+    let state = if let Some(pid) = pid { state.with_pid(pid) } else { state };
+    let hooks = spec.hooks().as_ref().map_or(&[][..], |hooks| moment.of(hooks));
+    let failures = run_each(hooks, moment, &state, Place { directory: bundle, peer: None });
+    failures.iter().map(ToString::to_string).collect()
 }
 
 fn read(bundle: &Path) -> std::io::Result<Spec> {

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use glob::Pattern;
 use holdfast_model::{Device, DeviceKind, DeviceRule};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
 
@@ -84,22 +85,15 @@ impl Devices {
         text::absolute(&format!("{field}.container_path"), inside)?;
         let permissions = permissions(&device.permissions, &format!("{field}.permissions"))?;
 
-        let path = fs::canonicalize(&device.host_path)
-            .map_err(|error| missing(&device.host_path, &host_field, error))?;
-        let mut nodes = Vec::new();
-        if path.is_dir() {
-            walk(&path, Path::new(inside), &NOT_SHARED, 0, &mut |node| {
-                nodes.push(node);
-                Ok(())
-            })?;
-        } else {
-            let meta = fs::symlink_metadata(&path)
-                .map_err(|error| missing(&device.host_path, &host_field, error))?;
-            nodes.extend(node(&meta, text::clean(inside)));
-        }
+        let nodes = match Several::of(&device.host_path, &host_field)? {
+            Some(several) => several.nodes(inside, &host_field)?,
+            None => nodes_at(&device.host_path, inside, &host_field)?,
+        };
         if nodes.is_empty() {
-            let problem =
-                format!("{:?} is no device: name a device node or a directory of them", device.host_path);
+            let problem = format!(
+                "{:?} is no device: name a device node, a directory of them or a pattern",
+                device.host_path
+            );
             return Err(invalid(host_field, problem));
         }
         for node in nodes {
@@ -109,6 +103,72 @@ impl Devices {
             self.add_node(node)?;
         }
         Ok(())
+    }
+}
+
+/// The node of a path, or all that are below it.
+fn nodes_at(host_path: &str, inside: &str, field: &str) -> Result<Vec<LinuxDevice>, SpecError> {
+    let path = fs::canonicalize(host_path).map_err(|error| missing(host_path, field, error))?;
+    let mut nodes = Vec::new();
+    if path.is_dir() {
+        walk(&path, Path::new(inside), &NOT_SHARED, 0, &mut |node| {
+            nodes.push(node);
+            Ok(())
+        })?;
+    } else {
+        let meta = fs::symlink_metadata(&path).map_err(|error| missing(host_path, field, error))?;
+        nodes.extend(node(&meta, text::clean(inside)));
+    }
+    Ok(nodes)
+}
+
+/// A path whose last part is a pattern, such as `/dev/video*`: all nodes of that directory whose name matches.
+#[derive(Debug)]
+struct Several<'a> {
+    directory: &'a Path,
+    pattern: Pattern,
+    host_path: &'a str,
+}
+
+impl<'a> Several<'a> {
+    /// `None` for a path without a pattern; what is there by that very name is meant by it.
+    fn of(host_path: &'a str, field: &str) -> Result<Option<Self>, SpecError> {
+        let path = Path::new(host_path);
+        let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str()))
+        else {
+            return Ok(None);
+        };
+        if !name.contains(['*', '?', '[']) || path.symlink_metadata().is_ok() {
+            return Ok(None);
+        }
+        let pattern = Pattern::new(name).map_err(|error| {
+            invalid(field, format!("{host_path:?} has a pattern that cannot be read: {error}"))
+        })?;
+        Ok(Some(Self { directory, pattern, host_path }))
+    }
+
+    /// Each with its own name, in the directory `inside` unless that is the pattern itself.
+    fn nodes(&self, inside: &str, field: &str) -> Result<Vec<LinuxDevice>, SpecError> {
+        let inside = if inside == self.host_path { self.directory } else { Path::new(inside) };
+        let failed =
+            |source| SpecError::Host { operation: "list devices in", path: self.directory.into(), source };
+        let entries = fs::read_dir(self.directory).map_err(|error| missing(self.host_path, field, error))?;
+        let mut nodes = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(failed)?.file_name();
+            let Some(name) = name.to_str().filter(|name| self.pattern.matches(name)) else { continue };
+            let (host, inside) = (self.directory.join(name), inside.join(name));
+            // A link leads to a node, as one that is named does. What vanishes meanwhile was not there.
+            let Ok(meta) = fs::metadata(&host) else { continue };
+            nodes.extend(node(&meta, text::clean(&inside.to_string_lossy())));
+        }
+        if nodes.is_empty() {
+            return Err(not_found(
+                field,
+                format!("{:?} matches no device of this node: name one that is there", self.host_path),
+            ));
+        }
+        Ok(nodes)
     }
 }
 
@@ -230,6 +290,28 @@ mod tests {
     }
 
     #[test]
+    fn a_pattern_is_all_that_match() {
+        let paths = |asked: Device| {
+            let mut found: Vec<_> =
+                find(&[asked]).unwrap().nodes.iter().map(|node| node.path().clone()).collect();
+            found.sort();
+            found
+        };
+        assert_eq!(
+            paths(device("/dev/[nz]*[lo]", "/dev/some", "r")),
+            ["/dev/some/null", "/dev/some/zero"].map(PathBuf::from)
+        );
+        for inside in ["", "/dev/nul?"] {
+            assert_eq!(paths(device("/dev/nul?", inside, "r")), [PathBuf::from("/dev/null")]);
+        }
+        let place = tempfile::tempdir().unwrap();
+        let odd = place.path().join("a*");
+        std::os::unix::fs::symlink("/dev/zero", &odd).unwrap();
+        std::os::unix::fs::symlink("/dev/null", place.path().join("ab")).unwrap();
+        assert_eq!(paths(device(odd.to_str().unwrap(), "/dev/odd", "r")), [PathBuf::from("/dev/odd")]);
+    }
+
+    #[test]
     fn what_is_refused() {
         let file = tempfile::NamedTempFile::new().unwrap();
         for (asked, kind, part) in [
@@ -242,6 +324,8 @@ mod tests {
             ),
             (device("/dev/no-such", "/dev/x", "r"), crate::ErrorKind::NotFound, "/dev/no-such"),
             (device("/dev/null/x", "/dev/x", "r"), crate::ErrorKind::NotFound, "/dev/null/x"),
+            (device("/dev/no-such*", "/dev/x", "r"), crate::ErrorKind::NotFound, "matches no device"),
+            (device("/dev/[", "/dev/x", "r"), crate::ErrorKind::InvalidArgument, "devices[0].host_path"),
             (
                 device(file.path().to_str().unwrap(), "/dev/x", "r"),
                 crate::ErrorKind::InvalidArgument,

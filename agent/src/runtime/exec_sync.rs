@@ -20,6 +20,7 @@ use super::{
     blocking::blocking,
     create_container::sealed,
     object::Container,
+    pipes,
     shim::{ANSWER_LIMIT, Shim, ShimError},
 };
 
@@ -55,8 +56,8 @@ impl Runtime {
         let container = self.container(id)?;
         let shim = container.running_shim("ExecSync")?;
         let (launch, seccomp) = self.exec_launch(&container, &command, false).await?;
-        let (stdout, stdout_end) = output_pipe(&container)?;
-        let (stderr, stderr_end) = output_pipe(&container)?;
+        let (stdout, stdout_end) = pipes::output(&container)?;
+        let (stderr, stderr_end) = pipes::output(&container)?;
         let (exec_id, end) = shim.expect_exec();
         let mut guard = ExecGuard { shim: &shim, exec_id, over: false };
         let limit_ms = u64::try_from(timeout_s).unwrap_or(0).saturating_mul(1000);
@@ -162,15 +163,6 @@ impl Drop for ExecGuard<'_> {
             let _ = shim.order(Request::KillExec { exec_id }).await;
         });
     }
-}
-
-pub(super) fn output_pipe(container: &Container) -> Result<(pipe::Receiver, OwnedFd), Error> {
-    let io = |source| Error::Io { operation: "make a pipe for", path: container.dir.clone(), source };
-    let (read, write) =
-        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|errno| io(errno.into()))?;
-    rustix::io::ioctl_fionbio(&read, true).map_err(|errno| io(errno.into()))?;
-    let read = pipe::Receiver::from_owned_fd(read).map_err(io)?;
-    Ok((read, write))
 }
 
 /// Reads both streams while the process runs, and for a bounded time after its end.

@@ -26,6 +26,7 @@ mod lock;
 mod monitor;
 mod names;
 mod object;
+mod pipes;
 mod pod_files;
 mod record;
 mod recovery;

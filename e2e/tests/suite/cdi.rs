@@ -32,7 +32,8 @@ fn gadget(scene: &Scene) -> Result<String> {
          containerEdits:\n    env: [GADGET=zero]\n    deviceNodes:\n    - {{path: /dev/gadgets/zero, hostPath: /dev/zero, \
          permissions: rw, fileMode: 0640, gid: 4242}}\n    - {{path: /dev/gadgets/log, hostPath: {dir}/log, permissions: w}}\n    \
          mounts:\n    - {{hostPath: {dir}/gadget.txt, containerPath: \
-         /gadget.txt, options: [ro, bind]}}\n    additionalGids: [4242]\n- name: two\n  containerEdits: {{env: [SECOND=two]}}\n",
+         /gadget.txt, options: [ro, bind]}}\n    additionalGids: [4242]\n    hooks:\n    - {{hookName: \
+         createContainer, path: /bin/sh, args: [sh, -c, 'echo $WHO > rootfs/of-the-hook'], env: [WHO=gadget]}}\n- name: two\n  containerEdits: {{env: [SECOND=two]}}\n",
         dir = scene.dir.display()
     );
     fs::write(scene.dir.join("gadget.txt"), "of the driver\n")?;
@@ -72,6 +73,8 @@ fn a_device_s_edits_show_inside() -> Result<()> {
     ])?;
     ensure!(said.contains("Operation not permitted"), "{said}");
     ensure!(shell("cat /gadget.txt; ! touch /gadget.txt 2>/dev/null")? == "of the driver");
+    // It ran beside the root, before the command.
+    ensure!(shell("cat /of-the-hook")? == "gadget");
     ensure!(shell("id -G")?.split(' ').any(|group| group == "4242"), "{}", shell("id -G")?);
     scene.remove_pod(&pod_id)?;
     oracle.nothing_left()
@@ -91,7 +94,10 @@ fn in_a_user_namespace() -> Result<()> {
     ensure!(
         shell("stat -c '%t:%T %u:%g' /dev/gadgets/zero; stat -c %u:%g /gadget.txt")? == "1:5 0:4242\n0:0"
     );
-    ensure!(shell("head -c 3 /dev/gadgets/zero | wc -c; cat /gadget.txt")? == "3\nof the driver");
+    ensure!(
+        shell("head -c 3 /dev/gadgets/zero | wc -c; cat /gadget.txt /of-the-hook")?
+            == "3\nof the driver\ngadget"
+    );
     scene.remove_pod(&pod_id)?;
     oracle.nothing_left()
 }

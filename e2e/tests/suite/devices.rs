@@ -32,14 +32,15 @@ fn devices_of_a_request() -> Result<()> {
         {"container_path": "/dev/log-of-the-kernel", "host_path": host("kmsg"), "permissions": "w"},
         {"container_path": "/dev/a/linked", "host_path": host("link"), "permissions": "w"},
         {"container_path": "/dev/many", "host_path": host("many"), "permissions": "rwm"},
+        {"container_path": "/dev/matching", "host_path": host("many/z*"), "permissions": "r"},
     ]);
     let id = scene.start(&pod_id, &pod, &given)?;
     let shell = |script: &str| scene.shell(&id, script);
-    let nodes = "/dev/log-of-the-kernel /dev/a/linked /dev/many/zero /dev/many/deep/full";
+    let nodes = "/dev/log-of-the-kernel /dev/a/linked /dev/many/zero /dev/many/deep/full /dev/matching/zero";
     ensure!(
         shell(&format!("stat -c '%F %t:%T %a' {nodes}"))?
             == "character special file 1:b 640\ncharacter special file 1:b 640\ncharacter special file 1:5 640\n\
-                character special file 1:7 640"
+                character special file 1:7 640\ncharacter special file 1:5 640"
     );
     ensure!(
         shell(": > /dev/log-of-the-kernel && : > /dev/a/linked && head -c 3 /dev/many/zero | wc -c")? == "3"

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use holdfast_e2e::{
-    Scene,
+    Scene, process,
     scene::BUSYBOX,
     specs::{container, pod, sleeper, with_user_namespace},
     wait,
@@ -242,6 +242,25 @@ fn the_agent_is_killed_while_one_runs() -> Result<()> {
     ensure!(scene.crictl.ok(&["ps", "-a", "-q"])?.is_empty(), "a container that nobody was told of");
     scene.remove_pod(&pod_id)?;
     oracle.agent_is_now(scene.agent()?.pid());
+    oracle.nothing_left()
+}
+
+/// What its end owes to the world outside is not lost with the shim.
+#[test]
+fn the_shim_is_killed() -> Result<()> {
+    let Some(scene) = scene("none", "none", 30)? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    let pod = pod(&scene.dir, "shimless");
+    let pod_id = scene.run_pod(&pod)?;
+    let id = scene.start(&pod_id, &pod, &hooked(&scene, sleeper("main", BUSYBOX)))?;
+    process::kill_only("holdfast-shim")?;
+    let status = scene.exited(&id)?;
+    ensure!(status["exitCode"] == 255 && status["reason"] == "ShimDied", "{status}");
+    let calls = calls(&scene)?;
+    ensure!(stages(&calls) == STAGES, "{calls:?}");
+    let state = &calls[5]["state"];
+    ensure!(state["status"] == "stopped" && state["id"] == id.as_str() && state["pid"].is_null(), "{state}");
+    scene.remove_pod(&pod_id)?;
     oracle.nothing_left()
 }
 

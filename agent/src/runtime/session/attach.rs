@@ -12,8 +12,7 @@ use tokio::{net::unix::pipe, sync::watch};
 
 use super::{
     super::{
-        Error, Runtime,
-        exec_sync::output_pipe,
+        Error, Runtime, pipes,
         shim::{ANSWER_LIMIT, Shim, ShimError},
     },
     Failure, Wanted,
@@ -27,8 +26,8 @@ impl Runtime {
         let shim = container.running_shim("Attach")?;
         // What the container has counts, not what the client believes.
         let tty = container.record.get().config.tty;
-        let stdout = (wanted.stdout || tty).then(|| output_pipe(&container)).transpose()?;
-        let stderr = (wanted.stderr && !tty).then(|| output_pipe(&container)).transpose()?;
+        let stdout = (wanted.stdout || tty).then(|| pipes::output(&container)).transpose()?;
+        let stderr = (wanted.stderr && !tty).then(|| pipes::output(&container)).transpose()?;
         let mut fds = Vec::new();
         fds.extend(stdout.as_ref().map(|(_, end)| (FdRole::Stdout, end.as_fd())));
         fds.extend(stderr.as_ref().map(|(_, end)| (FdRole::Stderr, end.as_fd())));

@@ -7,13 +7,12 @@ use std::{
 
 use holdfast_pod::protocol::{Answer, Exec, FdRole, Request};
 use holdfast_streaming::session::{Outcome, Session, Sink, Source};
-use tokio::net::unix::pipe;
 
 use super::{
     super::{
         Error, Runtime,
-        exec_sync::output_pipe,
         object::Container,
+        pipes,
         shim::{ANSWER_LIMIT, Shim, ShimError},
     },
     Failure, Wanted,
@@ -94,17 +93,17 @@ impl Drop for Forget {
 fn pipes(container: &Container, wanted: Wanted) -> Result<(Ours, Theirs), Error> {
     let (mut ours, mut theirs) = (Ours::default(), Theirs::new());
     if wanted.stdin {
-        let (sink, end) = input_pipe(container)?;
+        let (sink, end) = pipes::input(container)?;
         ours.stdin = Some(Box::new(sink));
         theirs.push((FdRole::Stdin, end));
     }
     if wanted.stdout {
-        let (source, end) = output_pipe(container)?;
+        let (source, end) = pipes::output(container)?;
         ours.stdout = Some(Box::new(source));
         theirs.push((FdRole::Stdout, end));
     }
     if wanted.stderr {
-        let (source, end) = output_pipe(container)?;
+        let (source, end) = pipes::output(container)?;
         ours.stderr = Some(Box::new(source));
         theirs.push((FdRole::Stderr, end));
     }
@@ -125,13 +124,4 @@ fn terminal(container: &Container, master: OwnedFd, wanted: Wanted) -> Result<Ou
         stderr: None,
         resize: Some(Box::new(move |columns, rows| sized.resize(columns, rows))),
     })
-}
-
-fn input_pipe(container: &Container) -> Result<(pipe::Sender, OwnedFd), Error> {
-    let io = |source| Error::Io { operation: "make a pipe for", path: container.dir.clone(), source };
-    let (read, write) =
-        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|errno| io(errno.into()))?;
-    rustix::io::ioctl_fionbio(&write, true).map_err(|errno| io(errno.into()))?;
-    let write = pipe::Sender::from_owned_fd(write).map_err(io)?;
-    Ok((write, read))
 }

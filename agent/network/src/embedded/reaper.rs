@@ -65,7 +65,7 @@ fn look(lingering: Vec<(holdfast_model::PodId, String, Instant)>) -> Vec<holdfas
             Ok(false) => gone.push(pod),
             Ok(true) => {}
             Err(error) => {
-                tracing::warn!(link, error = holdfast_model::chain(&error), "link of a stopped pod")
+                tracing::warn!(link, error = holdfast_model::chain(&error), "link of a stopped pod");
             }
         }
     }

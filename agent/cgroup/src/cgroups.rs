@@ -196,9 +196,7 @@ impl Cgroups {
                 "is not systemd's: it takes processes by its directories",
             ));
         };
-        if pid <= 1 {
-            return Err(Error::invalid("pid", pid, "is no container's"));
-        }
+        check_pid(pid)?;
         let properties = inner.unit_properties(unit, Some(pid), Some(resources), Some(&extra))?;
         if inner.systemd.start(&unit.name, properties.clone()).await? == Started::Existed {
             // A scope that failed keeps its name until it is reset; ids are unique, so it is of an earlier try.
@@ -234,9 +232,7 @@ impl Cgroups {
         extra: Extra,
     ) -> Result<Entry, Error> {
         self.inner.check(resources, &extra, Phase::Create)?;
-        if pid <= 1 {
-            return Err(Error::invalid("pid", pid, "is no container's"));
-        }
+        check_pid(pid)?;
         let path = location.path().to_owned();
         self.blocking("find a container's scope", move |inner| inner.join_rest(&path, pid)).await?;
         self.update(location, resources).await?;
@@ -464,4 +460,12 @@ fn leaf(path: &str) -> &str {
 /// The group is that of a unit of systemd.
 fn is_unit(path: &str) -> bool {
     [".slice", ".scope"].iter().any(|ending| leaf(path).ends_with(ending))
+}
+
+/// 0 and -1 are not processes, and 1 is the host's.
+fn check_pid(pid: i32) -> Result<(), Error> {
+    if pid <= 1 {
+        return Err(Error::invalid("pid", pid, "is no container's"));
+    }
+    Ok(())
 }

@@ -45,6 +45,11 @@ pub fn runc() -> PathBuf {
     cache().join("tools/runc/runc")
 }
 
+/// Another one, Debian's.
+pub fn crun() -> PathBuf {
+    PathBuf::from("/usr/bin/crun")
+}
+
 /// The OCI layout with all test images.
 pub fn images() -> PathBuf {
     cache().join("images")

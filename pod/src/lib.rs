@@ -3,6 +3,7 @@
 pub mod channel;
 pub mod executable;
 pub mod holder;
+pub mod hooks;
 pub mod launch;
 pub mod oci_runtime;
 pub mod protocol;

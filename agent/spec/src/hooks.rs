@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use holdfast_pod::hooks::Moment;
 use oci_spec::runtime::{Hook, Hooks};
 use regex::Regex;
 use serde::Deserialize;
@@ -75,7 +76,7 @@ struct File {
     version: String,
     hook: Hook,
     when: When,
-    stages: Vec<Stage>,
+    stages: Vec<Moment>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -85,17 +86,6 @@ struct When {
     annotations: BTreeMap<String, String>,
     commands: Vec<String>,
     has_bind_mounts: Option<bool>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-enum Stage {
-    Prestart,
-    CreateRuntime,
-    CreateContainer,
-    StartContainer,
-    Poststart,
-    Poststop,
 }
 
 /// The hooks of a container, out of the `*.json` files of these directories: a file of a later directory takes the place of
@@ -122,14 +112,7 @@ pub fn append(into: &mut Option<Hooks>, more: Hooks) {
         *into = Some(more);
         return;
     };
-    for stage in [
-        Stage::Prestart,
-        Stage::CreateRuntime,
-        Stage::CreateContainer,
-        Stage::StartContainer,
-        Stage::Poststart,
-        Stage::Poststop,
-    ] {
+    for stage in Moment::ALL {
         for hook in list(&mut more.clone(), stage).iter().flatten() {
             add(into, stage, hook);
         }
@@ -226,18 +209,18 @@ fn matches(path: &Path, when: &When, facts: &Facts<'_>) -> Result<bool, HookErro
 }
 
 #[allow(deprecated, reason = "hooks of old configurations")]
-fn list(hooks: &mut Hooks, stage: Stage) -> &mut Option<Vec<Hook>> {
+fn list(hooks: &mut Hooks, stage: Moment) -> &mut Option<Vec<Hook>> {
     match stage {
-        Stage::Prestart => hooks.prestart_mut(),
-        Stage::CreateRuntime => hooks.create_runtime_mut(),
-        Stage::CreateContainer => hooks.create_container_mut(),
-        Stage::StartContainer => hooks.start_container_mut(),
-        Stage::Poststart => hooks.poststart_mut(),
-        Stage::Poststop => hooks.poststop_mut(),
+        Moment::Prestart => hooks.prestart_mut(),
+        Moment::CreateRuntime => hooks.create_runtime_mut(),
+        Moment::CreateContainer => hooks.create_container_mut(),
+        Moment::StartContainer => hooks.start_container_mut(),
+        Moment::Poststart => hooks.poststart_mut(),
+        Moment::Poststop => hooks.poststop_mut(),
     }
 }
 
-fn add(hooks: &mut Hooks, stage: Stage, hook: &Hook) {
+fn add(hooks: &mut Hooks, stage: Moment, hook: &Hook) {
     list(hooks, stage).get_or_insert_default().push(hook.clone());
 }
 

@@ -60,8 +60,14 @@ impl Runtime {
         let args = vec!["--id".into(), container.id.as_str().into(), "--poststop".into()];
         let shim = Command::new(&self.shim_program, POSTSTOP_LIMIT);
         let shim = Command { args, directory: Some(&run_dir), ..shim };
-        if let Err(error) = shim.succeed().await {
-            tracing::warn!(container_id = %container.id, "{}", holdfast_model::chain(&error));
+        let said = match shim.run().await {
+            Ok(output) if output.success => return,
+            // A line for each hook that fails.
+            Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
+            Err(error) => holdfast_model::chain(&error),
+        };
+        for line in said.lines().filter(|line| !line.trim().is_empty()) {
+            tracing::warn!(container_id = %container.id, "{line}");
         }
     }
 

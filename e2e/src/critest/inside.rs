@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use holdfast_e2e::{Agent, agent::Settings, place, process, registry::Registry};
 
-use crate::progress;
+use crate::{benchmarks, flags, progress};
 
 /// ginkgo's report.
 pub const REPORT: &str = "critest.json";
@@ -78,17 +78,20 @@ impl Inside {
     }
 
     fn critest(&self, agent: &Agent, tmp: &Path) -> Result<bool> {
-        println!("==> critest {}", self.args.join(" "));
-        let log = fs::File::create(place::cache().join("logs").join(LOG)).context("create critest's log")?;
+        let logs = place::cache().join("logs");
+        let mut args = self.args.clone();
+        args.extend(benchmarks::flags(&self.args, tmp, &logs)?);
+        println!("==> critest {}", args.join(" "));
+        let log = fs::File::create(logs.join(LOG)).context("create critest's log")?;
         let (output, input) = std::io::pipe().context("make a pipe")?;
         let mut command = Command::new(place::critest());
         command.arg(format!("-runtime-endpoint={}", agent.settings.endpoint()));
         command.arg(format!("-ginkgo.json-report={}", tmp.join(REPORT).display())).arg("-ginkgo.no-color");
         // For the progress. critest asks for succinct output itself when it measures, and ginkgo refuses both.
-        if !self.args.iter().any(|arg| arg.trim_start_matches('-').starts_with("benchmark")) {
+        if !flags::has(&args, benchmarks::FLAG) {
             command.arg("-ginkgo.v");
         }
-        command.args(&self.args).env("TMPDIR", tmp).env("PATH", path()?);
+        command.args(&args).env("TMPDIR", tmp).env("PATH", path()?);
         command.stdin(Stdio::null()).stdout(input.try_clone().context("copy a pipe")?).stderr(input);
         let mut critest = process::Process::spawn(&mut command)?;
         // Closes our own ends, so that the output comes to an end.

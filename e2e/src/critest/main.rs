@@ -8,6 +8,8 @@
 //! Network and IPC namespace are the run's own: host ports and the bridge meet nobody else's, and the shared memory
 //! that some specs leave behind goes with them.
 
+mod benchmarks;
+mod flags;
 mod inside;
 mod interrupt;
 mod progress;
@@ -73,6 +75,9 @@ fn critest(args: &[String]) -> Result<bool> {
     report.print();
     println!("    critest's log: {}", logs.join(inside::LOG).display());
     println!("    agent's log:   {}", logs.join(inside::AGENT_LOG).display());
+    if flags::has(args, benchmarks::FLAG) && logs.join(benchmarks::RESULTS).is_dir() {
+        println!("    results:       {}", logs.join(benchmarks::RESULTS).display());
+    }
     println!("{}", report.counts());
     Ok(report.success())
 }
@@ -102,5 +107,6 @@ fn logs() -> Result<PathBuf> {
     for name in [inside::REPORT, inside::LOG, inside::AGENT_LOG] {
         let _ = fs::remove_file(logs.join(name));
     }
+    let _ = fs::remove_dir_all(logs.join(benchmarks::RESULTS));
     Ok(logs)
 }

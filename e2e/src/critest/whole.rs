@@ -1,6 +1,8 @@
 //! How many specs have to pass in a run of all: critest skips in silence what a runtime does not advertise, so that "none
 //! failed" proves little. The numbers are critest v1.36.0's.
 
+use crate::{benchmarks, flags};
+
 /// On any machine.
 const ALWAYS: usize = 108;
 /// Where the host has AppArmor.
@@ -24,15 +26,10 @@ const LIMITING: &[&str] = &[
 
 /// How many have to pass, or `None` if critest's flags choose some of them.
 pub fn expected(args: &[String], apparmor: bool) -> Option<usize> {
-    let flags: Vec<&str> = args
-        .iter()
-        .filter_map(|arg| arg.strip_prefix('-'))
-        .map(|arg| arg.trim_start_matches('-').split('=').next().unwrap_or_default())
-        .collect();
-    if flags.iter().any(|flag| LIMITING.contains(flag)) {
+    if LIMITING.iter().any(|flag| flags::has(args, flag)) {
         return None;
     }
-    if flags.contains(&"benchmark") {
+    if flags::has(args, benchmarks::FLAG) {
         return Some(BENCHMARKS);
     }
     Some(ALWAYS + if apparmor { APPARMOR } else { 0 })

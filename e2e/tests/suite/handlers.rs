@@ -1,6 +1,11 @@
-//! RuntimeClass handlers: pods whose containers another OCI runtime makes, runc in its real form.
+//! RuntimeClass handlers: pods whose containers another OCI runtime makes, runc and crun in their real form.
 
-use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, ensure};
 use holdfast_e2e::{
@@ -12,18 +17,75 @@ use holdfast_e2e::{
 };
 use serde_json::{Value, json};
 
-/// A scene whose agent knows runc, a program that is not there, and one more name for the built-in one.
-fn scene() -> Result<Option<Scene>> {
-    if !place::runc().exists() && !place::driven() {
-        println!("SKIP: {} is not there: run cargo x test", place::runc().display());
+use crate::security_modules::{
+    DEFAULT_PROFILE, confinement, confinement_of_init, has_apparmor, has_selinux, init, label,
+};
+
+/// A real runtime, under whose name the agent knows it.
+struct Oci {
+    name: &'static str,
+    program: PathBuf,
+    /// Why it cannot be had here.
+    missing: fn() -> Option<&'static str>,
+}
+
+fn runc() -> Oci {
+    let missing =
+        || (!place::runc().exists() && !place::driven()).then_some("runc is not there: run cargo x test");
+    Oci { name: "runc", program: place::runc(), missing }
+}
+
+fn crun() -> Oci {
+    let missing = || {
+        if !Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+            return Some("crun refuses hybrid cgroups: see cargo x vm");
+        }
+        (!place::crun().exists()).then_some("crun is not there: install Debian's package")
+    };
+    Oci { name: "crun", program: place::crun(), missing }
+}
+
+/// The same tests for both.
+macro_rules! with_each {
+    ($($test:ident),* $(,)?) => {
+        with_each!(runc: $($test),*);
+        with_each!(crun: $($test),*);
+    };
+    ($oci:ident: $($test:ident),*) => {
+        mod $oci {
+            $(#[test]
+            fn $test() -> anyhow::Result<()> {
+                super::$test(&super::$oci())
+            })*
+        }
+    };
+}
+
+with_each!(
+    the_whole_walk,
+    it_shares_what_the_pod_shares,
+    it_runs_in_the_pods_user_namespace,
+    images_are_mounted,
+    apparmor_or_selinux,
+    a_terminal_and_its_input,
+    the_agent_is_killed_while_it_runs,
+    the_shim_is_killed,
+    what_cannot_run_is_said_where_a_kubelet_looks_for_it,
+    handlers_are_known_or_named,
+);
+
+/// A scene whose agent knows this runtime, a program that is not there, and one more name for the built-in one.
+fn scene(oci: &Oci) -> Result<Option<Scene>> {
+    if let Some(reason) = (oci.missing)() {
+        println!("SKIP: {reason}");
         return Ok(None);
     }
+    let program = oci.program.display();
     let scene = Scene::ours_with(|settings| {
         settings.runtime = format!(
-            "{}\n[runtime.handlers.runc]\nruntime = \"{}\"\n[runtime.handlers.gone]\nruntime = \"/no/such/runtime\"\n\
+            "{}\n[runtime.handlers.{}]\nruntime = \"{program}\"\n[runtime.handlers.gone]\nruntime = \"/no/such/runtime\"\n\
              [runtime.handlers.own]\nruntime = \"holdfast\"\n",
-            settings.runtime,
-            place::runc().display(),
+            settings.runtime, oci.name,
         );
         // The root of a user namespace reaches its bundle by path.
         let _ = fs::set_permissions(&settings.dir, fs::Permissions::from_mode(0o711));
@@ -32,25 +94,25 @@ fn scene() -> Result<Option<Scene>> {
 }
 
 /// What the runtime keeps of containers, by id.
-fn kept_by_runc(scene: &Scene) -> Result<BTreeSet<String>> {
+fn kept(scene: &Scene, oci: &Oci) -> Result<BTreeSet<String>> {
     let agent = scene.agent.as_ref().context("an agent of ours")?;
-    let dir = agent.settings.state().join("runtimes/runc");
+    let dir = agent.settings.state().join("runtimes").join(oci.name);
     let entries = fs::read_dir(&dir).into_iter().flatten().flatten();
     Ok(entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
 }
 
 /// The first use makes the runtime's own directory, which stays.
-fn oracle(scene: &Scene) -> Result<Oracle> {
-    let pod = pod(&scene.dir, "warm-up-runc");
+fn oracle(scene: &Scene, oci: &Oci) -> Result<Oracle> {
+    let pod = pod(&scene.dir, "warm-up");
     scene.crictl.ok(&["pull", BUSYBOX])?;
-    let pod_id = scene.run_pod_with(&pod, "runc")?;
+    let pod_id = scene.run_pod_with(&pod, oci.name)?;
     scene.start(&pod_id, &pod, &sleeper("main", BUSYBOX))?;
     scene.remove_pod(&pod_id)?;
     scene.oracle()
 }
 
-fn running(scene: &Scene, pod: &Value, container: &Value) -> Result<(String, String)> {
-    let pod_id = scene.run_pod_with(pod, "runc")?;
+fn running(scene: &Scene, oci: &Oci, pod: &Value, container: &Value) -> Result<(String, String)> {
+    let pod_id = scene.run_pod_with(pod, oci.name)?;
     let id = scene.start(&pod_id, pod, container)?;
     Ok((pod_id, id))
 }
@@ -59,14 +121,13 @@ fn pid_of(value: &Value) -> Result<i64> {
     value["info"]["pid"].as_i64().context("a pid in the verbose status")
 }
 
-#[test]
-fn the_whole_walk_with_runc() -> Result<()> {
-    let Some(scene) = scene()? else { return Ok(()) };
-    let oracle = oracle(&scene)?;
+fn the_whole_walk(oci: &Oci) -> Result<()> {
+    let Some(scene) = scene(oci)? else { return Ok(()) };
+    let oracle = oracle(&scene, oci)?;
     let crictl = &scene.crictl;
-    let pod = pod(&scene.dir, "runc");
-    let pod_id = scene.run_pod_with(&pod, "runc")?;
-    ensure!(crictl.json(&["inspectp", &pod_id])?["status"]["runtimeHandler"] == "runc");
+    let pod = pod(&scene.dir, "foreign");
+    let pod_id = scene.run_pod_with(&pod, oci.name)?;
+    ensure!(crictl.json(&["inspectp", &pod_id])?["status"]["runtimeHandler"] == oci.name);
     let script = "echo to stdout; echo to stderr >&2; trap 'echo bye; exit 7' TERM; while :; do sleep 1000 & wait; done";
     let mut container = container("main", BUSYBOX, &["sh", "-c", script]);
     container["linux"]["security_context"]["masked_paths"] = json!(["/proc/version"]);
@@ -74,7 +135,7 @@ fn the_whole_walk_with_runc() -> Result<()> {
     container["linux"]["resources"] = json!({"memory_limit_in_bytes": 100 << 20, "oom_score_adj": -900});
     let id = scene.create(&pod_id, &pod, &container)?;
     ensure!(crictl.container_state(&id)? == "CONTAINER_CREATED");
-    ensure!(kept_by_runc(&scene)?.contains(&id), "runc knows of no container {id}");
+    ensure!(kept(&scene, oci)?.contains(&id), "{} knows of no container {id}", oci.name);
     crictl.ok(&["start", &id])?;
     let status = crictl.json(&["inspect", &id])?;
     ensure!(status["status"]["state"] == "CONTAINER_RUNNING", "{}", status["status"]);
@@ -89,7 +150,7 @@ fn the_whole_walk_with_runc() -> Result<()> {
     ensure!(late.code == "DeadlineExceeded", "{late:?}");
     let status = shell("cat /proc/self/status")?;
     ensure!(status.contains("Seccomp:\t2"), "no filter: {status}");
-    ensure!(shell("hostname")? == "runc");
+    ensure!(shell("hostname")? == "foreign");
     ensure!(shell("wc -c < /proc/version")? == "0", "a masked path can be read");
     ensure!(!shell("ps")?.contains("sleep 4712"), "a late exec runs on");
 
@@ -119,7 +180,7 @@ fn the_whole_walk_with_runc() -> Result<()> {
         status["status"]
     );
     ensure!(crictl.ok(&["logs", &id])?.lines().last() == Some("bye"), "the last line is not in the log");
-    ensure!(kept_by_runc(&scene)?.is_empty(), "runc still keeps {:?}", kept_by_runc(&scene)?);
+    ensure!(kept(&scene, oci)?.is_empty(), "{} still keeps {:?}", oci.name, kept(&scene, oci)?);
     crictl.ok(&["rm", &id])?;
     scene.remove_pod(&pod_id)?;
     oracle.nothing_left()
@@ -138,17 +199,16 @@ fn memory_limit(pid: i64) -> Result<u64> {
     Ok(fs::read_to_string(&file).with_context(|| format!("read {file}"))?.trim().parse()?)
 }
 
-#[test]
-fn it_shares_what_the_pod_shares() -> Result<()> {
-    let Some(scene) = scene()? else { return Ok(()) };
-    let oracle = oracle(&scene)?;
+fn it_shares_what_the_pod_shares(oci: &Oci) -> Result<()> {
+    let Some(scene) = scene(oci)? else { return Ok(()) };
+    let oracle = oracle(&scene, oci)?;
     let mut pod = pod(&scene.dir, "shared");
     pod["linux"]["security_context"]["namespace_options"]["pid"] = PID_POD.into();
     let mut writer = sleeper("writer", BUSYBOX);
     writer["linux"]["security_context"]["namespace_options"]["pid"] = PID_POD.into();
     let mut reader = sleeper("reader", BUSYBOX);
     reader["linux"]["security_context"]["namespace_options"]["pid"] = PID_POD.into();
-    let (pod_id, writer) = running(&scene, &pod, &writer)?;
+    let (pod_id, writer) = running(&scene, oci, &pod, &writer)?;
     let reader = scene.start(&pod_id, &pod, &reader)?;
     let exec = |id: &str, script: &str| scene.crictl.ok(&["exec", "-s", id, "sh", "-c", script]);
     exec(&writer, "echo shared > /dev/shm/file")?;
@@ -169,10 +229,9 @@ fn it_shares_what_the_pod_shares() -> Result<()> {
     oracle.nothing_left()
 }
 
-#[test]
-fn it_runs_in_the_pods_user_namespace() -> Result<()> {
-    let Some(scene) = scene()? else { return Ok(()) };
-    let oracle = oracle(&scene)?;
+fn it_runs_in_the_pods_user_namespace(oci: &Oci) -> Result<()> {
+    let Some(scene) = scene(oci)? else { return Ok(()) };
+    let oracle = oracle(&scene, oci)?;
     let mut pod = pod(&scene.dir, "mapped");
     with_user_namespace(&mut pod, 1_310_720);
     let volume = scene.dir.join("volume");
@@ -183,7 +242,7 @@ fn it_runs_in_the_pods_user_namespace() -> Result<()> {
     container["mounts"] = json!([{
         "container_path": "/data", "host_path": volume, "uidMappings": mapping, "gidMappings": mapping,
     }]);
-    let (pod_id, id) = running(&scene, &pod, &container)?;
+    let (pod_id, id) = running(&scene, oci, &pod, &container)?;
     let shell = |script: &str| scene.crictl.ok(&["exec", "-s", &id, "sh", "-c", script]);
     let map = shell("cat /proc/self/uid_map")?;
     ensure!(map.split_whitespace().collect::<Vec<_>>() == ["0", "1310720", "65536"], "{map}");
@@ -196,15 +255,80 @@ fn it_runs_in_the_pods_user_namespace() -> Result<()> {
     oracle.nothing_left()
 }
 
-#[test]
-fn a_terminal_and_its_input() -> Result<()> {
-    let Some(scene) = scene()? else { return Ok(()) };
-    let oracle = oracle(&scene)?;
+/// Whole and in part, with the owners that the image gives, and never to be written to (KEP-4639).
+fn images_are_mounted(oci: &Oci) -> Result<()> {
+    let Some(scene) = scene(oci)? else { return Ok(()) };
+    let oracle = oracle(&scene, oci)?;
+    let image = scene.registry.image("layers:1");
+    scene.crictl.ok(&["pull", &image])?;
+    let volume = |part: &str, target: &str| json!({"container_path": target, "image": {"image": image}, "image_sub_path": part});
+    let mut container = sleeper("main", BUSYBOX);
+    container["mounts"] = json!([
+        volume("", "/image"),
+        volume("data", "/part"),
+        volume("data/kept", "/file"),
+        volume("data/link", "/link")
+    ]);
+    let mut mapped = pod(&scene.dir, "mapped-volumes");
+    with_user_namespace(&mut mapped, 1_310_720);
+    for pod in [pod(&scene.dir, "volumes"), mapped] {
+        let (pod_id, id) = running(&scene, oci, &pod, &container)?;
+        let shell = |script: &str| scene.crictl.ok(&["exec", "-s", &id, "sh", "-c", script]);
+        let shown =
+            shell("cat /image/data/replaced /file /link; stat -c '%u %g' /image/data/kept /part/kept /file")?;
+        ensure!(shown == "new11\n33 33\n33 33\n33 33" || shown == "new1133 33\n33 33\n33 33", "{shown}");
+        for target in ["/image/new", "/part/new", "/file"] {
+            let said = shell(&format!("(exec 2>&1; echo x > {target}); true"))?;
+            ensure!(said.contains("Read-only file system"), "{target}: {said}");
+        }
+        scene.remove_pod(&pod_id)?;
+    }
+    scene.crictl.ok(&["rmi", &image])?;
+    oracle.nothing_left()
+}
+
+/// What the node's security module knows a container by comes with the bundle.
+fn apparmor_or_selinux(oci: &Oci) -> Result<()> {
+    if !has_apparmor() && !has_selinux() {
+        println!("SKIP: this host has no AppArmor and no SELinux");
+        return Ok(());
+    }
+    let Some(scene) = scene(oci)? else { return Ok(()) };
+    let oracle = oracle(&scene, oci)?;
+    let pod = pod(&scene.dir, "confined");
+    let volume = scene.dir.join("volume");
+    fs::create_dir_all(volume.join("deep"))?;
+    let mut container = sleeper("main", BUSYBOX);
+    container["mounts"] =
+        json!([{"container_path": "/data", "host_path": volume, "selinux_relabel": has_selinux()}]);
+    let (pod_id, id) = running(&scene, oci, &pod, &container)?;
+    let process = confinement_of_init(&scene, &id)?;
+    let exec = confinement(&scene, &id)?;
+    ensure!(exec.trim_end_matches('\0') == process, "{process:?}, exec: {exec:?}");
+    if has_apparmor() {
+        ensure!(process == format!("{DEFAULT_PROFILE} (enforce)"), "{process:?}");
+    } else {
+        let level = process.splitn(4, ':').nth(3).context("no level")?;
+        ensure!(level.starts_with("s0:c") && level.contains(','), "{process:?}");
+        let root = PathBuf::from(format!("/proc/{}/root", init(&scene, &id)?));
+        for path in ["bin/sh", "etc/hosts", "dev", "dev/shm", "data/deep"] {
+            let label = label(&root.join(path))?;
+            ensure!(label.ends_with(level) && label.contains("_file_t"), "{path}: {label}, not {level}");
+        }
+    }
+    scene.remove_pod(&pod_id)?;
+    fs::remove_dir_all(volume)?;
+    oracle.nothing_left()
+}
+
+fn a_terminal_and_its_input(oci: &Oci) -> Result<()> {
+    let Some(scene) = scene(oci)? else { return Ok(()) };
+    let oracle = oracle(&scene, oci)?;
     let pod = pod(&scene.dir, "tty");
     let mut container = container("main", BUSYBOX, &["sh", "-c", "PS1='ready> ' exec sh"]);
     container["tty"] = true.into();
     container["stdin"] = true.into();
-    let (pod_id, id) = running(&scene, &pod, &container)?;
+    let (pod_id, id) = running(&scene, oci, &pod, &container)?;
     let mut screen = Terminal::spawn(&scene.crictl.command(&["attach", "-i", "-t", &id]))?;
     screen.send("tty; echo on a $((1+1))-way line\n")?;
     screen.expect("on a 2-way line")?;
@@ -214,15 +338,14 @@ fn a_terminal_and_its_input() -> Result<()> {
     oracle.nothing_left()
 }
 
-#[test]
-fn the_agent_is_killed_while_it_runs() -> Result<()> {
-    let Some(mut scene) = scene()? else { return Ok(()) };
-    let mut oracle = oracle(&scene)?;
+fn the_agent_is_killed_while_it_runs(oci: &Oci) -> Result<()> {
+    let Some(mut scene) = scene(oci)? else { return Ok(()) };
+    let mut oracle = oracle(&scene, oci)?;
     let pod = pod(&scene.dir, "runs");
     let script = "while [ ! -e /told/go ]; do sleep 0.02; done; echo last words; exit 5";
     let mut told = container("main", BUSYBOX, &["sh", "-c", script]);
     told["mounts"] = json!([{"container_path": "/told", "host_path": scene.dir}]);
-    let (pod_id, id) = running(&scene, &pod, &told)?;
+    let (pod_id, id) = running(&scene, oci, &pod, &told)?;
     let created = scene.create(&pod_id, &pod, &container("created", BUSYBOX, &["sh", "-c", "exit 4"]))?;
     let before = scene.crictl.json(&["inspect", &id])?;
     scene.agent()?.crash()?;
@@ -241,35 +364,33 @@ fn the_agent_is_killed_while_it_runs() -> Result<()> {
 }
 
 /// The agent gives back what the shim can give back no more.
-#[test]
-fn the_shim_is_killed() -> Result<()> {
-    let Some(mut scene) = scene()? else { return Ok(()) };
-    let mut oracle = oracle(&scene)?;
+fn the_shim_is_killed(oci: &Oci) -> Result<()> {
+    let Some(mut scene) = scene(oci)? else { return Ok(()) };
+    let mut oracle = oracle(&scene, oci)?;
     let pod = pod(&scene.dir, "shimless");
-    let (pod_id, id) = running(&scene, &pod, &sleeper("main", BUSYBOX))?;
+    let (pod_id, id) = running(&scene, oci, &pod, &sleeper("main", BUSYBOX))?;
     process::kill_only("holdfast-shim")?;
     let status = scene.exited(&id)?;
     ensure!(status["exitCode"] == 255 && status["reason"] == "ShimDied", "{status}");
-    wait::until_true("runc to keep nothing", || Ok(kept_by_runc(&scene)?.is_empty()))?;
+    wait::until_true("it to keep nothing", || Ok(kept(&scene, oci)?.is_empty()))?;
     // And with no agent there to see it.
     let second = scene.start(&pod_id, &pod, &sleeper("second", BUSYBOX))?;
     scene.agent()?.kill9()?;
     process::kill_only("holdfast-shim")?;
     scene.agent()?.start_again()?;
     ensure!(scene.exited(&second)?["reason"] == "ShimDied");
-    wait::until_true("runc to keep nothing", || Ok(kept_by_runc(&scene)?.is_empty()))?;
+    wait::until_true("it to keep nothing", || Ok(kept(&scene, oci)?.is_empty()))?;
     scene.remove_pod(&pod_id)?;
     oracle.agent_is_now(scene.agent()?.pid());
     oracle.nothing_left()
 }
 
-#[test]
-fn what_cannot_run_is_said_where_a_kubelet_looks_for_it() -> Result<()> {
-    let Some(scene) = scene()? else { return Ok(()) };
-    let oracle = oracle(&scene)?;
+fn what_cannot_run_is_said_where_a_kubelet_looks_for_it(oci: &Oci) -> Result<()> {
+    let Some(scene) = scene(oci)? else { return Ok(()) };
+    let oracle = oracle(&scene, oci)?;
     let crictl = &scene.crictl;
     let pod = pod(&scene.dir, "refused");
-    let pod_id = scene.run_pod_with(&pod, "runc")?;
+    let pod_id = scene.run_pod_with(&pod, oci.name)?;
     // A command that is not there: created, and its start fails, as with containerd.
     let id = scene.create(&pod_id, &pod, &container("missing", BUSYBOX, &["/no/such/command"]))?;
     ensure!(crictl.container_state(&id)? == "CONTAINER_CREATED");
@@ -288,29 +409,28 @@ fn what_cannot_run_is_said_where_a_kubelet_looks_for_it() -> Result<()> {
     let (container, sandbox) = scene.create_files(&pod, &mounted)?;
     let refused = crictl.refused(&["create", &pod_id, &container, &sandbox])?;
     ensure!(refused.text.contains("not-there"), "{refused:?}");
-    ensure!(kept_by_runc(&scene)?.is_empty(), "runc still keeps {:?}", kept_by_runc(&scene)?);
+    ensure!(kept(&scene, oci)?.is_empty(), "{} still keeps {:?}", oci.name, kept(&scene, oci)?);
     scene.remove_pod(&pod_id)?;
     oracle.nothing_left()
 }
 
-#[test]
-fn handlers_are_known_or_named() -> Result<()> {
-    let Some(scene) = scene()? else { return Ok(()) };
-    let oracle = oracle(&scene)?;
+fn handlers_are_known_or_named(oci: &Oci) -> Result<()> {
+    let Some(scene) = scene(oci)? else { return Ok(()) };
+    let oracle = oracle(&scene, oci)?;
     let crictl = &scene.crictl;
     let pod = pod(&scene.dir, "handlers");
     let file = specs::write(&scene.dir, &pod)?;
     let refused = |handler: &str| crictl.refused(&["runp", "--runtime", handler, &text(&file)]);
     let unknown = refused("kata")?;
     ensure!(unknown.text.contains("no runtime for") && unknown.text.contains("kata"), "{unknown:?}");
-    ensure!(["gone", "own", "runc"].iter().all(|name| unknown.text.contains(name)), "{unknown:?}");
+    ensure!(["gone", "own", oci.name].iter().all(|name| unknown.text.contains(name)), "{unknown:?}");
     let gone = refused("gone")?;
     ensure!(gone.text.contains("/no/such/runtime"), "{gone:?}");
     // One more name for our own stages.
     let pod_id = scene.run_pod_with(&pod, "own")?;
     ensure!(crictl.json(&["inspectp", &pod_id])?["status"]["runtimeHandler"] == "own");
     let id = scene.start(&pod_id, &pod, &sleeper("main", BUSYBOX))?;
-    ensure!(!kept_by_runc(&scene)?.contains(&id));
+    ensure!(!kept(&scene, oci)?.contains(&id));
     scene.remove_pod(&pod_id)?;
 
     let info = crictl.json(&["info"])?;
@@ -322,8 +442,8 @@ fn handlers_are_known_or_named() -> Result<()> {
             .with_context(|| format!("no handler {name:?}: {info}"))
     };
     ensure!(features("")? == features("own")?, "{info}");
-    ensure!(features("runc")?["recursive_read_only_mounts"] == true, "{info}");
-    ensure!(features("runc")?["user_namespaces"] == features("")?["user_namespaces"], "{info}");
+    ensure!(features(oci.name)?["recursive_read_only_mounts"] == true, "{info}");
+    ensure!(features(oci.name)?["user_namespaces"] == features("")?["user_namespaces"], "{info}");
     ensure!(features("gone")?["user_namespaces"] != true, "{info}");
     oracle.nothing_left()
 }

@@ -245,10 +245,18 @@ fn the_agent_is_killed_while_one_runs() -> Result<()> {
     oracle.nothing_left()
 }
 
-/// What its end owes to the world outside is not lost with the shim.
+/// What its end owes to the world outside is not lost with the shim, and each hook that fails is told.
 #[test]
 fn the_shim_is_killed() -> Result<()> {
     let Some(scene) = scene("none", "none", 30)? else { return Ok(()) };
+    for name in ["first", "second"] {
+        let script = format!("echo no {name} one >&2; exit 1");
+        let file = json!({
+            "version": "1.0.0", "hook": {"path": "/bin/sh", "args": ["sh", "-c", script]},
+            "when": {"always": true}, "stages": ["poststop"],
+        });
+        fs::write(scene.dir.join(format!("hooks/{name}.json")), file.to_string())?;
+    }
     let oracle = scene.oracle()?;
     let pod = pod(&scene.dir, "shimless");
     let pod_id = scene.run_pod(&pod)?;
@@ -260,6 +268,8 @@ fn the_shim_is_killed() -> Result<()> {
     ensure!(stages(&calls) == STAGES, "{calls:?}");
     let state = &calls[5]["state"];
     ensure!(state["status"] == "stopped" && state["id"] == id.as_str() && state["pid"].is_null(), "{state}");
+    let log = fs::read_to_string(scene.agent.as_ref().context("an agent")?.log())?;
+    ensure!(log.contains("no first one") && log.contains("no second one"), "{log}");
     scene.remove_pod(&pod_id)?;
     oracle.nothing_left()
 }

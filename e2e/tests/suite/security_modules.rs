@@ -10,30 +10,30 @@ use holdfast_e2e::{
 };
 use serde_json::{Value, json};
 
-const DEFAULT_PROFILE: &str = "holdfast-default";
+pub const DEFAULT_PROFILE: &str = "holdfast-default";
 /// A profile that the test loads: everything but one file.
 const OWN_PROFILE: &str = "holdfast-e2e-deny";
 
-fn has_apparmor() -> bool {
+pub fn has_apparmor() -> bool {
     fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with('Y'))
 }
 
-fn has_selinux() -> bool {
+pub fn has_selinux() -> bool {
     Path::new("/sys/fs/selinux/enforce").exists()
 }
 
 /// What confines a command that is executed in the container.
-fn confinement(scene: &Scene, id: &str) -> Result<String> {
+pub fn confinement(scene: &Scene, id: &str) -> Result<String> {
     scene.crictl.ok(&["exec", "-s", id, "cat", "/proc/self/attr/current"])
 }
 
 /// What confines the container's first process, as the host sees it.
-fn confinement_of_init(scene: &Scene, id: &str) -> Result<String> {
+pub fn confinement_of_init(scene: &Scene, id: &str) -> Result<String> {
     let text = fs::read_to_string(format!("/proc/{}/attr/current", init(scene, id)?))?;
     Ok(text.trim_end_matches(['\n', '\0']).to_owned())
 }
 
-fn init(scene: &Scene, id: &str) -> Result<u64> {
+pub fn init(scene: &Scene, id: &str) -> Result<u64> {
     scene.crictl.json(&["inspect", id])?["info"]["pid"].as_u64().context("no pid")
 }
 
@@ -230,7 +230,7 @@ fn selinux_labels() -> Result<()> {
     oracle.nothing_left()
 }
 
-fn label(path: &Path) -> Result<String> {
+pub fn label(path: &Path) -> Result<String> {
     let mut buffer = vec![0; 256];
     let length = rustix::fs::getxattr(path, "security.selinux", &mut buffer)
         .with_context(|| format!("label of {}", path.display()))?;

@@ -61,7 +61,7 @@ enum Task {
     /// All arguments are critest's own, for example:
     ///   cargo x critest -ginkgo.focus=Streaming -websocket-exec
     ///   cargo x critest --parallel=4
-    ///   cargo x critest -benchmark -benchmarking-output-dir=/tmp/numbers
+    ///   cargo x critest -benchmark
     ///
     /// HOLDFAST_E2E_BIN=DIR tests the programs in DIR and no release build.
     #[command(verbatim_doc_comment)]

@@ -68,5 +68,5 @@ pub fn before_command(plan: &Plan<'_>, launch: &Launch) -> Result<()> {
 fn run(plan: &Plan<'_>, launch: &Launch, moment: Moment, directory: &Path) -> Result<()> {
     let state = State::at(moment, &launch.spec, &plan.create.id, &plan.create.bundle);
     let state = state.with_pid(std::process::id().cast_signed());
-    run_all(of(launch, moment), moment, &state, Place { directory, peer: None })
+    run_all(of(&launch.spec, moment), moment, &state, Place { directory, peer: None })
 }

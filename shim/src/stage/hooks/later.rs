@@ -9,7 +9,7 @@ use oci_spec::runtime::Spec;
 use rustix::process::Signal;
 
 use super::one::{Place, run_each};
-use super::{Moment, State};
+use super::{Moment, State, of};
 
 /// Where the child says what went wrong, in the bundle.
 pub const WARNINGS: &str = "hook-warnings";
@@ -35,8 +35,7 @@ pub fn failures(id: &str, bundle: &Path, moment: Moment, pid: Option<i32>) -> Ve
     };
     let state = State::at(moment, &spec, id, bundle);
     let state = if let Some(pid) = pid { state.with_pid(pid) } else { state };
-    let hooks = spec.hooks().as_ref().map_or(&[][..], |hooks| moment.of(hooks));
-    let failures = run_each(hooks, moment, &state, Place { directory: bundle, peer: None });
+    let failures = run_each(of(&spec, moment), moment, &state, Place { directory: bundle, peer: None });
     failures.iter().map(ToString::to_string).collect()
 }
 

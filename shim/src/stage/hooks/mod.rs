@@ -8,68 +8,38 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use oci_spec::runtime::{Hook, Hooks};
+use oci_spec::runtime::{Hook, Hooks, Spec};
 use serde::Serialize;
 
-use super::launch::Launch;
+pub use holdfast_pod::hooks::Moment;
 
 pub mod inside;
 pub mod later;
 pub mod one;
 pub mod runner;
 
-/// When a hook runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Moment {
-    /// As `createRuntime`, which has taken its place.
-    Prestart,
-    /// The namespaces are made, the root is not changed: in the runtime's namespaces.
-    CreateRuntime,
-    /// The same, in the container's.
-    CreateContainer,
-    /// Before the command: in the container's namespaces and root.
-    StartContainer,
-    /// The command runs: in the runtime's namespaces.
-    Poststart,
-    /// It is over: in the runtime's namespaces.
-    Poststop,
+/// The container's status at a moment, as its hooks are told it.
+fn status(moment: Moment) -> &'static str {
+    match moment {
+        Moment::Prestart | Moment::CreateRuntime | Moment::CreateContainer => "creating",
+        Moment::StartContainer => "created",
+        Moment::Poststart => "running",
+        Moment::Poststop => "stopped",
+    }
 }
 
-impl Moment {
-    /// As the spec has it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Prestart => "prestart",
-            Self::CreateRuntime => "createRuntime",
-            Self::CreateContainer => "createContainer",
-            Self::StartContainer => "startContainer",
-            Self::Poststart => "poststart",
-            Self::Poststop => "poststop",
-        }
-    }
-
-    fn status(self) -> &'static str {
-        match self {
-            Self::Prestart | Self::CreateRuntime | Self::CreateContainer => "creating",
-            Self::StartContainer => "created",
-            Self::Poststart => "running",
-            Self::Poststop => "stopped",
-        }
-    }
-
-    /// The hooks of a moment.
-    pub fn of(self, hooks: &Hooks) -> &[Hook] {
-        let list = match self {
-            #[allow(deprecated, reason = "hooks of old configurations")]
-            Self::Prestart => hooks.prestart(),
-            Self::CreateRuntime => hooks.create_runtime(),
-            Self::CreateContainer => hooks.create_container(),
-            Self::StartContainer => hooks.start_container(),
-            Self::Poststart => hooks.poststart(),
-            Self::Poststop => hooks.poststop(),
-        };
-        list.as_deref().unwrap_or_default()
-    }
+/// The hooks of a moment.
+fn of_all(hooks: &Hooks, moment: Moment) -> &[Hook] {
+    let list = match moment {
+        #[allow(deprecated, reason = "hooks of old configurations")]
+        Moment::Prestart => hooks.prestart(),
+        Moment::CreateRuntime => hooks.create_runtime(),
+        Moment::CreateContainer => hooks.create_container(),
+        Moment::StartContainer => hooks.start_container(),
+        Moment::Poststart => hooks.poststart(),
+        Moment::Poststop => hooks.poststop(),
+    };
+    list.as_deref().unwrap_or_default()
 }
 
 /// What a hook reads from its stdin (runtime-spec `runtime.md`, State).
@@ -87,11 +57,11 @@ pub struct State<'a> {
 
 impl<'a> State<'a> {
     /// Of a container at a moment; `pid` as the hook's pid namespace numbers it.
-    pub fn at(moment: Moment, spec: &'a oci_spec::runtime::Spec, id: &'a str, bundle: &'a Path) -> Self {
+    pub fn at(moment: Moment, spec: &'a Spec, id: &'a str, bundle: &'a Path) -> Self {
         Self {
             oci_version: spec.version(),
             id,
-            status: moment.status(),
+            status: status(moment),
             pid: None,
             bundle,
             annotations: spec.annotations().clone().unwrap_or_default(),
@@ -105,7 +75,7 @@ impl<'a> State<'a> {
     }
 }
 
-/// The launch's hooks of a moment.
-pub fn of(launch: &Launch, moment: Moment) -> &[Hook] {
-    launch.spec.hooks().as_ref().map_or(&[][..], |hooks| moment.of(hooks))
+/// A spec's hooks of a moment.
+pub fn of(spec: &Spec, moment: Moment) -> &[Hook] {
+    spec.hooks().as_ref().map_or(&[][..], |hooks| of_all(hooks, moment))
 }

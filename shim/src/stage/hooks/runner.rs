@@ -44,7 +44,7 @@ fn hooks(create: &Create, launch: BorrowedFd<'_>, peer: BorrowedFd<'_>, fds: Vec
     for moment in [Moment::Prestart, Moment::CreateRuntime] {
         let state = State::at(moment, &launch.spec, &create.id, &create.bundle).with_pid(pid);
         let place = Place { directory: &create.bundle, peer: Some(peer) };
-        run_all(of(&launch, moment), moment, &state, place)?;
+        run_all(of(&launch.spec, moment), moment, &state, place)?;
     }
     Ok(())
 }

@@ -9,6 +9,10 @@ use std::fmt::Write as _;
 /// Name of the profile.
 pub const DEFAULT_PROFILE: &str = "holdfast-default";
 
+/// Who may signal a container from outside: what no profile confines, and the OCI runtimes to which AppArmor 4 gives
+/// profiles of their own names (without them an exec or a stop by one of these is refused).
+const OUTSIDE: &[&str] = &["unconfined", "runc", "crun"];
+
 /// What AppArmor 4 mediates as well. seccomp and capabilities say who may have them, as before.
 const ALLOWED_SINCE_4: &[&str] = &["userns", "mqueue", "io_uring"];
 
@@ -44,7 +48,7 @@ pub fn default_profile(agent: Option<&str>, since_4: bool) -> String {
     for rule in ["network", "capability", "file", "umount"].into_iter().chain(newer) {
         let _ = writeln!(text, "  {rule},");
     }
-    for peer in ["unconfined"].into_iter().chain(agent) {
+    for peer in OUTSIDE.iter().copied().chain(agent) {
         let _ = writeln!(text, "  signal (receive) peer=\"{peer}\",");
     }
     let _ = writeln!(text, "  signal (send, receive) peer=\"{DEFAULT_PROFILE}\",");
@@ -69,7 +73,9 @@ mod tests {
             ("profile holdfast-default flags=(attach_disconnected,mediate_deleted) {", "}")
         );
         assert!(body[1..body.len() - 1].iter().all(|line| line.starts_with("  ") && line.ends_with(',')));
-        assert!(text.contains("signal (receive) peer=\"node-agent\","));
+        for peer in ["unconfined", "runc", "crun", "node-agent"] {
+            assert!(text.contains(&format!("signal (receive) peer=\"{peer}\",")), "{peer}");
+        }
         assert!(!default_profile(None, true).contains("node-agent"));
         assert!(default_profile(None, true).contains("  userns,\n") && !text.contains("userns"));
         assert_eq!(body.iter().filter(|line| line.contains(" deny ")).count(), DENIED.len());

@@ -169,8 +169,10 @@ fn the_whole_walk(oci: &Oci) -> Result<()> {
     let stats = crictl.json(&["stats", "-o", "json", &id])?;
     let memory = &stats["stats"][0]["memory"]["workingSetBytes"]["value"];
     ensure!(memory.as_str().is_some_and(|bytes| bytes != "0"), "no memory in use: {stats}");
-    crictl.ok(&["update", "--memory", "67108864", &id])?;
-    ensure!(memory_limit(pid_of(&crictl.json(&["inspect", &id])?)?)? == 67_108_864);
+    for bytes in [64 << 20, 200 << 20] {
+        crictl.ok(&["update", "--memory", &bytes.to_string(), &id])?;
+        ensure!(memory_limit(pid_of(&crictl.json(&["inspect", &id])?)?)? == bytes);
+    }
 
     crictl.ok(&["stop", "--timeout", "10", &id])?;
     let status = crictl.json(&["inspect", &id])?;

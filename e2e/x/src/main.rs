@@ -27,6 +27,9 @@ enum Task {
         /// Let the end-to-end tests drive a release build, as in `cargo x vm`.
         #[arg(long)]
         release: bool,
+        /// Rounds of the tests that race with an attacker; the one of mount points goes 500 else.
+        #[arg(long)]
+        rounds: Option<u32>,
     },
     /// Only what the tests need: packages, tools, images.
     Prepare,
@@ -101,8 +104,8 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Prepare => test::prepare(&work)?,
         Task::Fuzz { target, seconds } => fuzz::fuzz(&work, &fuzz::Options { target, seconds })?,
         Task::Check => check::check(&work)?,
-        Task::Test { filter, e2e, release } => {
-            return Ok(verdict(test::test(&work, &test::Options { filter, e2e, release })?));
+        Task::Test { filter, e2e, release, rounds } => {
+            return Ok(verdict(test::test(&work, &test::Options { filter, e2e, release, rounds })?));
         }
         Task::Vm { filter, only } => return Ok(verdict(vm::vm(&work, &vm::Options { filter, only })?)),
     }

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{run::command, work::Work};
+use crate::{build::Profile, run::command, work::Work};
 
 /// Where an agent of ours lives for a while.
 #[derive(Debug)]
@@ -72,7 +72,11 @@ impl Place {
     /// no address of the host is in the way.
     pub fn command(&self, work: &Work, args: &[&str]) -> Command {
         let mut unshare = command("unshare", ["--net", "--"]);
-        unshare.arg(work.release("holdfast")).args(args).arg("--config").arg(self.config());
+        unshare
+            .arg(Profile::Release.directory(work).join("holdfast"))
+            .args(args)
+            .arg("--config")
+            .arg(self.config());
         unshare
     }
 

@@ -44,6 +44,8 @@ pub struct Options {
     pub e2e: bool,
     /// The end-to-end tests drive the programs that users get.
     pub release: bool,
+    /// How many rounds the tests go that race with somebody, if not the few of every day.
+    pub rounds: Option<u32>,
 }
 
 /// Runs all; the result is the sum.
@@ -59,7 +61,11 @@ pub fn test(work: &Work, options: &Options) -> Result<Counts> {
         environment(&mut run, work, profile)
             .env("HOLDFAST_CRI_API_PROTO", &proto)
             .env("HOLDFAST_TEST_CNI_BIN", tools::cni_plugins(work));
-        let limit = if executable.end_to_end { E2E_LIMIT } else { UNIT_LIMIT };
+        let mut limit = if executable.end_to_end { E2E_LIMIT } else { UNIT_LIMIT };
+        if let Some(rounds) = options.rounds {
+            run.env("HOLDFAST_E2E_ROUNDS", rounds.to_string());
+            limit += ROUND_LIMIT * rounds;
+        }
         total += run_one(&executable.name, &mut run, limit, executable.end_to_end)?;
     }
     if !options.e2e {
@@ -79,6 +85,8 @@ pub fn prepare(work: &Work) -> Result<()> {
 /// A hanging test must not hang the command.
 const UNIT_LIMIT: Duration = Duration::from_mins(5);
 const E2E_LIMIT: Duration = Duration::from_mins(25);
+/// What a round of a race may take more, when many are asked for: a container's life.
+const ROUND_LIMIT: Duration = Duration::from_millis(100);
 
 impl Executable {
     /// With the arguments that make its output countable.

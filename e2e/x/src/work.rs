@@ -40,11 +40,6 @@ impl Work {
         Ok(dir)
     }
 
-    /// A release binary.
-    pub fn release(&self, name: &str) -> PathBuf {
-        self.target.join("release").join(name)
-    }
-
     /// Where built and unpacked tools are.
     pub fn tools(&self) -> PathBuf {
         self.cache.join("tools")

@@ -15,7 +15,9 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    apt, build, host, images,
+    apt,
+    build::{self, Profile},
+    host, images,
     place::Place,
     run::{command, output, shown, step},
     work::Work,
@@ -39,7 +41,7 @@ pub fn bench(work: &Work, options: &Options) -> Result<()> {
     let needs = if options.alone { host::DEMO } else { host::TESTS };
     host::check(needs, &apt::missing(apt::TESTS))?;
     apt::install(work, apt::TESTS)?;
-    build::programs(work, build::Profile::Release)?;
+    build::programs(work, Profile::Release)?;
     step("building the benchmark client (release)", || {
         build::cargo(work, &["build", "--release", "--quiet", "-p", "holdfast-bench"])
     })?;
@@ -78,7 +80,9 @@ fn serves(child: &mut Child, socket: &Path, log: &Path) -> Result<()> {
 fn client(work: &Work, place: &Place, runtime: u32, own: &[&str], args: &[String]) -> Result<Vec<Figure>> {
     let endpoint = format!("unix://{}", place.socket().display());
     let mut client = command("nsenter", ["--target", &runtime.to_string(), "--net", "--"]);
-    client.args(["sh", "-c", "ip link set lo up && exec \"$@\"", "sh"]).arg(work.release("holdfast-bench"));
+    client
+        .args(["sh", "-c", "ip link set lo up && exec \"$@\"", "sh"])
+        .arg(Profile::Release.directory(work).join("holdfast-bench"));
     client.args(["--endpoint", &endpoint, "--image", images::BENCH]).args(own).args(args);
     // What it says beside is for people.
     let text = output(client.stderr(Stdio::inherit()))?;

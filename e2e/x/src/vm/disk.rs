@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
+    build::Profile,
     run::{command, quiet},
     test::Executable,
     work::Work,
@@ -50,7 +51,7 @@ pub fn payload(work: &Work, dir: &Path, load: &Load, slowness: u32) -> Result<Pa
     };
     if !load.is_empty() {
         for program in ["holdfast", "holdfast-pod", "holdfast-shim"] {
-            copy(&work.release(program), tree.join("bin").join(program))?;
+            copy(&Profile::Release.directory(work).join(program), tree.join("bin").join(program))?;
         }
         for part in parts(work)? {
             quiet(command("cp", ["-a"]).arg(&part).arg(tree.join("cache")), &log)?;

@@ -35,6 +35,10 @@ pub struct Volume {
     pub target: PathBuf,
 }
 
+/// Annotation by which crun (crun(1)) leaves out the group that it makes below a scope of systemd's. It would write the
+/// limits there as well, and an update of the scope's, which is what we change and read, would not reach them.
+const CRUN_SUBGROUP: &str = "run.oci.systemd.subgroup";
+
 /// Completes the launch's spec.
 pub fn complete(launch: &mut Launch, bundle: &Bundle, runtime: &OciRuntime, user: &ResolvedUser) {
     let namespaces = namespaces(launch, bundle.pids);
@@ -47,6 +51,11 @@ pub fn complete(launch: &mut Launch, bundle: &Bundle, runtime: &OciRuntime, user
     }
     if let Some(process) = spec.process_mut() {
         set_user(process, user);
+    }
+    if runtime.systemd_cgroup {
+        let mut annotations = spec.annotations().clone().unwrap_or_default();
+        annotations.insert(CRUN_SUBGROUP.to_owned(), String::new());
+        spec.set_annotations(Some(annotations));
     }
     if let Some(linux) = spec.linux_mut() {
         linux.set_namespaces(Some(namespaces));

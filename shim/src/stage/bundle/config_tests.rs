@@ -95,6 +95,9 @@ fn limits_are_the_runtimes_only_where_it_makes_the_group() {
     assert_eq!(ours["linux"]["resources"], json!({"devices": devices}));
     let systemd = completed(launch(ns::NEWNET, ns::NEWNS), &bundle(), true);
     assert_eq!(systemd["linux"]["resources"]["memory"]["limit"], 1000);
+    // And in one group alone.
+    assert_eq!(systemd["annotations"], json!({"run.oci.systemd.subgroup": ""}));
+    assert!(ours["annotations"].is_null());
 }
 
 #[test]

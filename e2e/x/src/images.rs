@@ -204,7 +204,7 @@ const GROUP: &str = "root:x:0:\n\
 
 /// A static busybox with upstream's defaults. Debian's busybox-static has other options: no pgrep, no ipcs.
 pub fn busybox(work: &Work) -> Result<PathBuf> {
-    let program = work.tools().join("busybox");
+    let program = work.dir("tools")?.join("busybox");
     once(&work.tools().join("busybox.stamp"), "1", || {
         step("building busybox", || {
             let archive = apt::source(work, "busybox")?;

@@ -125,7 +125,7 @@ fn output_without_end_is_bounded() -> Result<()> {
             let execs: Vec<_> = (0..AT_ONCE)
                 .map(|_| {
                     scope.spawn(|| {
-                        scene.crictl.call(&["exec", "-s", &id, "sh", "-c", "yes | head -c 50000000"])
+                        scene.crictl.call(&["exec", "-s", &id, "sh", "-c", "yes | head -c 20000000"])
                     })
                 })
                 .collect();

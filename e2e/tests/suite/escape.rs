@@ -206,7 +206,7 @@ fn our_programs_are_not_to_be_written_to() -> Result<()> {
 
 /// Two containers swap a directory of a shared volume for a link to the host while others with mounts in it start.
 #[test]
-fn a_volume_that_changes_under_a_mount_point() -> Result<()> {
+fn a_race_for_a_mount_point() -> Result<()> {
     let Some(scene) = Scene::ours()? else { return Ok(()) };
     let oracle = scene.oracle()?;
     let canary = Canary::put()?;

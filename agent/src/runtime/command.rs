@@ -52,6 +52,19 @@ pub struct Output {
     pub stderr: Vec<u8>,
 }
 
+impl Output {
+    /// What it said went wrong, line by line; never nothing.
+    pub fn said(&self) -> Vec<String> {
+        let text = String::from_utf8_lossy(&self.stderr);
+        let mut lines: Vec<String> =
+            text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
+        if lines.is_empty() {
+            lines.push("failed without a word".to_owned());
+        }
+        lines
+    }
+}
+
 impl<'a> Command<'a> {
     /// A program without arguments, that reads nothing.
     pub fn new(program: &'a Path, limit: Duration) -> Self {
@@ -92,9 +105,8 @@ impl<'a> Command<'a> {
         if output.success {
             return Ok(());
         }
-        let said = String::from_utf8_lossy(&output.stderr);
-        let said = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("failed without a word");
-        Err(CommandError::Failed { program: self.program.display().to_string(), said: said.to_owned() })
+        let said = output.said().pop().unwrap_or_default();
+        Err(CommandError::Failed { program: self.program.display().to_string(), said })
     }
 
     async fn talk(&self, child: &mut Child) -> io::Result<Output> {
@@ -140,6 +152,9 @@ mod tests {
         );
         let error = shell("echo why >&2; exit 1", long).succeed().await.unwrap_err();
         assert_eq!(error.to_string(), "/bin/sh: why");
+        let output = shell("printf 'one\\n\\ntwo' >&2; exit 1", long).run().await.unwrap();
+        assert_eq!(output.said(), ["one", "two"]);
+        assert_eq!(shell("exit 1", long).run().await.unwrap().said(), ["failed without a word"]);
         let much = shell("head -c 3000000 /dev/zero", long).run().await.unwrap();
         assert_eq!((much.success, much.stdout.len() as u64), (true, MOST));
     }

@@ -63,10 +63,10 @@ impl Runtime {
         let said = match shim.run().await {
             Ok(output) if output.success => return,
             // A line for each hook that fails.
-            Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
-            Err(error) => holdfast_model::chain(&error),
+            Ok(output) => output.said(),
+            Err(error) => vec![holdfast_model::chain(&error)],
         };
-        for line in said.lines().filter(|line| !line.trim().is_empty()) {
+        for line in said {
             tracing::warn!(container_id = %container.id, "{line}");
         }
     }

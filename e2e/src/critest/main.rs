@@ -75,8 +75,9 @@ fn critest(args: &[String]) -> Result<bool> {
     report.print();
     println!("    critest's log: {}", logs.join(inside::LOG).display());
     println!("    agent's log:   {}", logs.join(inside::AGENT_LOG).display());
-    if flags::has(args, benchmarks::FLAG) && logs.join(benchmarks::RESULTS).is_dir() {
-        println!("    results:       {}", logs.join(benchmarks::RESULTS).display());
+    let results = logs.join(benchmarks::RESULTS);
+    if results.is_dir() {
+        println!("    results:       {}", results.display());
     }
     println!("{}", report.counts());
     Ok(report.success())

@@ -22,6 +22,15 @@ fn mounting(name: &str, mounts: Vec<Value>) -> Value {
     container
 }
 
+/// Each of these paths in a container is on a read-only mount.
+pub fn takes_no_writes(scene: &Scene, id: &str, targets: &[&str]) -> Result<()> {
+    for target in targets {
+        let said = scene.shell(id, &format!("(exec 2>&1; echo x > {target}); true"))?;
+        ensure!(said.contains("Read-only file system"), "{target}: {said}");
+    }
+    Ok(())
+}
+
 /// The content is that of all layers together, a part of it can be mounted, and nothing can be written.
 #[test]
 fn content_and_parts() -> Result<()> {
@@ -42,10 +51,7 @@ fn content_and_parts() -> Result<()> {
         shown?
             == "/image/data:\nkept\nlink\nreplaced\n\n/image/hidden:\nnew\nnew640 33 33\nkept\nlink\nreplaced"
     );
-    for target in ["/image/new", "/image/data/kept", "/part/new"] {
-        let said = shell(&format!("(exec 2>&1; echo x > {target}); true"))?;
-        ensure!(said.contains("Read-only file system"), "{target}: {said}");
-    }
+    takes_no_writes(&scene, &id, &["/image/new", "/image/data/kept", "/part/new"])?;
     scene.remove_pod(&pod_id)?;
     scene.crictl.ok(&["rmi", &image])?;
     oracle.nothing_left()
@@ -76,10 +82,7 @@ fn files_links_and_status() -> Result<()> {
     let id = scene.start(&pod_id, &pod, &mounting("main", mounts))?;
     let shell = |script: &str| scene.crictl.ok(&["exec", "-s", &id, "sh", "-c", script]);
     ensure!(shell("cat /file /link; ls /single")? == "11greeter");
-    for target in ["/file", "/single/new"] {
-        let said = shell(&format!("(exec 2>&1; echo x > {target}); true"))?;
-        ensure!(said.contains("Read-only file system"), "{target}: {said}");
-    }
+    takes_no_writes(&scene, &id, &["/file", "/single/new"])?;
     let status = scene.crictl.json(&["inspect", &id])?;
     let shown = status["status"]["mounts"].as_array().context("no mounts")?;
     let image_id = &scene.crictl.json(&["inspecti", &image])?["status"]["id"];

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use oci_spec::runtime::{Hook, Hooks, Spec};
+use oci_spec::runtime::{Hook, Spec};
 use serde::Serialize;
 
 pub use holdfast_pod::hooks::Moment;
@@ -26,20 +26,6 @@ fn status(moment: Moment) -> &'static str {
         Moment::Poststart => "running",
         Moment::Poststop => "stopped",
     }
-}
-
-/// The hooks of a moment.
-fn of_all(hooks: &Hooks, moment: Moment) -> &[Hook] {
-    let list = match moment {
-        #[allow(deprecated, reason = "hooks of old configurations")]
-        Moment::Prestart => hooks.prestart(),
-        Moment::CreateRuntime => hooks.create_runtime(),
-        Moment::CreateContainer => hooks.create_container(),
-        Moment::StartContainer => hooks.start_container(),
-        Moment::Poststart => hooks.poststart(),
-        Moment::Poststop => hooks.poststop(),
-    };
-    list.as_deref().unwrap_or_default()
 }
 
 /// What a hook reads from its stdin (runtime-spec `runtime.md`, State).
@@ -77,5 +63,15 @@ impl<'a> State<'a> {
 
 /// A spec's hooks of a moment.
 pub fn of(spec: &Spec, moment: Moment) -> &[Hook] {
-    spec.hooks().as_ref().map_or(&[][..], |hooks| of_all(hooks, moment))
+    let Some(hooks) = spec.hooks() else { return &[] };
+    let list = match moment {
+        #[allow(deprecated, reason = "hooks of old configurations")]
+        Moment::Prestart => hooks.prestart(),
+        Moment::CreateRuntime => hooks.create_runtime(),
+        Moment::CreateContainer => hooks.create_container(),
+        Moment::StartContainer => hooks.start_container(),
+        Moment::Poststart => hooks.poststart(),
+        Moment::Poststop => hooks.poststop(),
+    };
+    list.as_deref().unwrap_or_default()
 }

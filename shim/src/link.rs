@@ -24,6 +24,8 @@ pub const GO: u8 = b'G';
 pub enum Report {
     /// I am the process that will run the command; my pidfd comes along.
     Born,
+    /// A child of yours runs createContainer hooks; its pidfd comes along.
+    HookRunner,
     /// The terminal that an exec gets; its master comes along.
     Terminal,
     /// I stand at the gate. The terminal's master comes along, if there is one.

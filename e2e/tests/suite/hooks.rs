@@ -12,10 +12,12 @@ use anyhow::{Context, Result, ensure};
 use holdfast_e2e::{
     Scene, process,
     scene::BUSYBOX,
-    specs::{container, pod, sleeper, with_user_namespace},
+    specs::{PID_POD, container, pod, sleeper, with_user_namespace},
     wait,
 };
 use serde_json::{Value, json};
+
+use crate::mounts::HostMount;
 
 const STAGES: [&str; 6] =
     ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
@@ -72,6 +74,17 @@ fn hooked(scene: &Scene, mut container: Value) -> Value {
     container
 }
 
+/// A container in the pid namespace of its pod.
+pub fn shared(mut config: Value) -> Value {
+    config["linux"]["security_context"]["namespace_options"]["pid"] = PID_POD.into();
+    config
+}
+
+/// A pod whose containers share a pid namespace.
+pub fn shared_pod(scene: &Scene) -> Value {
+    shared(pod(&scene.dir, "shared"))
+}
+
 fn calls(scene: &Scene) -> Result<Vec<Value>> {
     let text = fs::read_to_string(scene.dir.join("hooks/calls"))?;
     text.lines().map(|line| serde_json::from_str(line).with_context(|| format!("a call: {line}"))).collect()
@@ -117,7 +130,11 @@ fn each_at_its_moment_and_in_its_namespaces() -> Result<()> {
         let net = if inside { net.clone() } else { own("net")? };
         ensure!(call["net"] == net.as_str(), "{stage}: {call}");
         ensure!((call["pid"] == pid.as_str()) == inside, "{stage}: {call}");
-        ensure!((call["mnt"] == mnt.as_str()) == inside, "{stage}: {call}");
+        // The copy of the host's mounts that the first two have is gone when the container's namespace is made, which may
+        // get its number.
+        let mounts_of_host = call["mnt"] == own("mnt")?.as_str();
+        ensure!(!inside || call["mnt"] == mnt.as_str(), "{stage}: {call}");
+        ensure!(mounts_of_host == ["poststart", "poststop"].contains(stage), "{stage}: {call}");
         ensure!((call["image"] == "yes") == (*stage == "startContainer"), "{stage}: {call}");
         let before = ["prestart", "createRuntime", "createContainer"].contains(stage);
         ensure!((call["rootfs"] == "yes") == before, "{stage}: {call}");
@@ -162,6 +179,90 @@ fn in_a_user_namespace() -> Result<()> {
     ensure!(stages(&calls) == STAGES, "{calls:?}");
     ensure!(calls[..3].iter().all(|call| call["rootfs"] == "yes"), "{calls:?}");
     scene.remove_pod(&pod_id)?;
+    oracle.nothing_left()
+}
+
+/// Where others are in the container's pid namespace, hooks with the host's mounts are not: they know it by its pid outside.
+#[test]
+fn in_a_pid_namespace_of_the_pod() -> Result<()> {
+    let Some(scene) = scene("none", "none", 30)? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    let pod = shared_pod(&scene);
+    let pod_id = scene.run_pod(&pod)?;
+    let id = scene.start(&pod_id, &pod, &shared(hooked(&scene, sleeper("main", BUSYBOX))))?;
+    let init = scene.crictl.json(&["inspect", &id])?["info"]["pid"].as_i64().context("a pid")?;
+    let of_init = |kind: &str| -> Result<String> {
+        Ok(fs::read_link(format!("/proc/{init}/ns/{kind}"))?.to_string_lossy().into_owned())
+    };
+    let calls = calls(&scene)?;
+    ensure!(stages(&calls) == STAGES[..5], "{calls:?}");
+    for call in &calls[..3] {
+        ensure!(call["pid"] == own("pid")?.as_str() && call["state"]["pid"].as_i64() == Some(init), "{call}");
+    }
+    let inside = &calls[2];
+    ensure!(
+        inside["mnt"] == of_init("mnt")?.as_str() && inside["net"] == of_init("net")?.as_str(),
+        "{inside}"
+    );
+    ensure!(calls[3]["pid"] == of_init("pid")?.as_str(), "{}", calls[3]);
+    scene.remove_pod(&pod_id)?;
+    oracle.nothing_left()
+}
+
+/// createContainer hooks see the container's mounts at `<bundle>/rootfs`, and the container what they mount and make there,
+/// also where its root is read-only.
+#[test]
+fn what_they_mount_is_the_containers() -> Result<()> {
+    const MOUNTS: &str = "cd rootfs && mkdir of-the-hook && mount -t tmpfs -o mode=755 hook of-the-hook && \
+        cat volume/file proc/sys/kernel/ostype > of-the-hook/seen && echo made > by-the-hook";
+    let Some(scene) = scene("none", "none", 30)? else { return Ok(()) };
+    let file = json!({
+        "version": "1.0.0", "hook": {"path": "/bin/sh", "args": ["sh", "-ec", MOUNTS]},
+        "when": {"always": true}, "stages": ["createContainer"],
+    });
+    let oracle = scene.oracle()?;
+    fs::write(scene.dir.join("hooks/mounts.json"), file.to_string())?;
+    let volume = scene.dir.join("volume");
+    fs::create_dir_all(volume.join("late"))?;
+    fs::write(volume.join("file"), "of the volume\n")?;
+    let on_host = HostMount::itself(&volume, "rshared")?;
+    for kind in ["plain", "mapped", "shared"] {
+        let mut pod = pod(&scene.dir, kind);
+        if kind == "mapped" {
+            with_user_namespace(&mut pod, 1_310_720);
+        }
+        let mut main = sleeper("main", BUSYBOX);
+        main["linux"]["security_context"]["readonly_rootfs"] = true.into();
+        main["mounts"] = json!([{"container_path": "/volume", "host_path": volume, "propagation": 1}]);
+        if kind == "shared" {
+            (pod, main) = (shared(pod), shared(main));
+        }
+        let pod_id = scene.run_pod(&pod)?;
+        let id = scene.start(&pod_id, &pod, &main)?;
+        let shell = |script: &str| scene.shell(&id, script);
+        ensure!(shell("cat /of-the-hook/seen /by-the-hook")? == "of the volume\nLinux\nmade", "{kind}");
+        ensure!(shell("grep -c ' /of-the-hook .* tmpfs hook ' /proc/self/mountinfo")? == "1", "{kind}");
+        ensure!(shell("touch /x 2> /dev/null || echo read-only")? == "read-only", "{kind}");
+        // Nothing else of where the hooks were.
+        let places = shell("cut -d ' ' -f 5 /proc/1/mountinfo; ls /")?;
+        ensure!(!places.contains("hf-e2e") && !places.contains("rootfs"), "{kind}: {places}");
+        let late = HostMount::tmpfs(&volume.join("late"))?;
+        fs::write(volume.join("late/here"), "")?;
+        ensure!(shell("ls /volume/late")? == "here", "{kind}: a mount of the host is not seen");
+        drop(late);
+        let seen = fs::read_to_string("/proc/self/mountinfo")?;
+        ensure!(!seen.contains("of-the-hook"), "{kind}: the host sees a hook's mount: {seen}");
+        main["tty"] = true.into();
+        main["metadata"]["name"] = "terminal".into();
+        main["log_path"] = "terminal.log".into();
+        main["command"] = json!(["tty"]);
+        let id = scene.start(&pod_id, &pod, &main)?;
+        scene.exited(&id)?;
+        let log = scene.crictl.ok(&["logs", &id])?.replace('\r', "");
+        ensure!(log == "/dev/pts/0", "{kind}: {log}");
+        scene.remove_pod(&pod_id)?;
+    }
+    drop(on_host);
     oracle.nothing_left()
 }
 
@@ -211,38 +312,50 @@ fn a_failure_is_told_where_it_belongs() -> Result<()> {
 
 #[test]
 fn one_that_takes_too_long_is_killed() -> Result<()> {
-    let Some(scene) = scene("none", "createRuntime", 1)? else { return Ok(()) };
-    let oracle = scene.oracle()?;
-    let pod = pod(&scene.dir, "slow");
-    let pod_id = scene.run_pod(&pod)?;
-    let (container, sandbox) = scene.create_files(&pod, &hooked(&scene, sleeper("main", BUSYBOX)))?;
-    let begin = Instant::now();
-    let refused = scene.crictl.refused(&["create", &pod_id, &container, &sandbox])?;
-    ensure!(refused.text.contains("did not end within 1 s and was killed"), "{refused:?}");
-    ensure!(begin.elapsed() < Duration::from_secs(20), "it took {:?}", begin.elapsed());
-    scene.remove_pod(&pod_id)?;
-    oracle.nothing_left()
+    for stage in ["createRuntime", "createContainer"] {
+        let Some(scene) = scene("none", stage, 1)? else { return Ok(()) };
+        let oracle = scene.oracle()?;
+        let pod = shared_pod(&scene);
+        let pod_id = scene.run_pod(&pod)?;
+        let (container, sandbox) =
+            scene.create_files(&pod, &shared(hooked(&scene, sleeper("main", BUSYBOX))))?;
+        let begin = Instant::now();
+        let refused = scene.crictl.refused(&["create", &pod_id, &container, &sandbox])?;
+        let text = &refused.text;
+        ensure!(
+            text.contains(stage) && text.contains("did not end within 1 s and was killed"),
+            "{refused:?}"
+        );
+        ensure!(begin.elapsed() < Duration::from_secs(20), "it took {:?}", begin.elapsed());
+        scene.remove_pod(&pod_id)?;
+        oracle.nothing_left()?;
+    }
+    Ok(())
 }
 
 /// The agent dies while a hook runs: nothing of the container stays.
 #[test]
 fn the_agent_is_killed_while_one_runs() -> Result<()> {
-    let Some(mut scene) = scene("none", "createRuntime", 60)? else { return Ok(()) };
-    let mut oracle = scene.oracle()?;
-    let pod = pod(&scene.dir, "killed");
-    let pod_id = scene.run_pod(&pod)?;
-    let (container, sandbox) = scene.create_files(&pod, &hooked(&scene, sleeper("main", BUSYBOX)))?;
-    let crictl = scene.crictl.clone();
-    let pod_of_it = pod_id.clone();
-    let asking = std::thread::spawn(move || crictl.call(&["create", &pod_of_it, &container, &sandbox]));
-    wait::until_true("the hook to run", || Ok(calls(&scene)?.len() == 2))?;
-    scene.agent()?.crash()?;
-    let asked = asking.join().map_err(|_| anyhow::anyhow!("the client panicked"))??;
-    ensure!(!asked.status.success(), "an answer from a dead agent");
-    ensure!(scene.crictl.ok(&["ps", "-a", "-q"])?.is_empty(), "a container that nobody was told of");
-    scene.remove_pod(&pod_id)?;
-    oracle.agent_is_now(scene.agent()?.pid());
-    oracle.nothing_left()
+    for (stage, calls_by_then) in [("createRuntime", 2), ("createContainer", 3)] {
+        let Some(mut scene) = scene("none", stage, 60)? else { return Ok(()) };
+        let mut oracle = scene.oracle()?;
+        let pod = shared_pod(&scene);
+        let pod_id = scene.run_pod(&pod)?;
+        let (container, sandbox) =
+            scene.create_files(&pod, &shared(hooked(&scene, sleeper("main", BUSYBOX))))?;
+        let crictl = scene.crictl.clone();
+        let pod_of_it = pod_id.clone();
+        let asking = std::thread::spawn(move || crictl.call(&["create", &pod_of_it, &container, &sandbox]));
+        wait::until_true("the hook to run", || Ok(calls(&scene)?.len() == calls_by_then))?;
+        scene.agent()?.crash()?;
+        let asked = asking.join().map_err(|_| anyhow::anyhow!("the client panicked"))??;
+        ensure!(!asked.status.success(), "an answer from a dead agent");
+        ensure!(scene.crictl.ok(&["ps", "-a", "-q"])?.is_empty(), "a container that nobody was told of");
+        scene.remove_pod(&pod_id)?;
+        oracle.agent_is_now(scene.agent()?.pid());
+        oracle.nothing_left()?;
+    }
+    Ok(())
 }
 
 /// What its end owes to the world outside is not lost with the shim, and each hook that fails is told.

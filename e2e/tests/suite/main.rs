@@ -13,6 +13,7 @@ mod escape;
 mod fixtures;
 mod handlers;
 mod hooks;
+mod hooks_race;
 mod hostile;
 mod identity;
 mod image_volumes;

@@ -16,7 +16,7 @@ use holdfast_e2e::{
 use serde_json::{Value, json};
 
 /// A mount that a test makes on the host, below the scene's directory.
-struct HostMount(PathBuf);
+pub struct HostMount(PathBuf);
 
 impl HostMount {
     fn new(args: &[&str], at: &Path) -> Result<Self> {
@@ -27,12 +27,12 @@ impl HostMount {
     }
 
     /// An empty tmpfs.
-    fn tmpfs(at: &Path) -> Result<Self> {
+    pub fn tmpfs(at: &Path) -> Result<Self> {
         Self::new(&["-t", "tmpfs", "holdfast-e2e"], at)
     }
 
     /// The directory mounted on itself, with this propagation.
-    fn itself(at: &Path, propagation: &str) -> Result<Self> {
+    pub fn itself(at: &Path, propagation: &str) -> Result<Self> {
         let this = Self::new(&["--bind", &at.display().to_string()], at)?;
         process::stdout("mount", [format!("--make-{propagation}"), at.display().to_string()])?;
         Ok(this)

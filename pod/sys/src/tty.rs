@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, openat};
-use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::error::{CallError, Result};
@@ -25,6 +25,14 @@ pub fn open_in(devpts: impl AsFd) -> Result<Terminal> {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let slave = ioctl_tiocgptpeer(&master, flags).map_err(|e| CallError::new("ioctl(TIOCGPTPEER)", e))?;
     Ok(Terminal { master, slave })
+}
+
+/// Opens the other end of `master` by its name in the devpts whose root directory is `devpts`.
+pub fn peer_in(devpts: impl AsFd, master: impl AsFd) -> Result<OwnedFd> {
+    let name = ptsname(master, Vec::new()).map_err(|e| CallError::new("ioctl(TIOCGPTN)", e))?;
+    let number = name.to_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    openat(devpts, number, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| CallError::new(format!("openat(devpts, {:?})", String::from_utf8_lossy(number)), e))
 }
 
 /// Begins a session with `slave` as its controlling terminal.
@@ -58,6 +66,11 @@ mod tests {
         let mut buffer = [0; 8];
         let len = read(&terminal.master, &mut buffer).unwrap();
         assert_eq!(&buffer[..len], b"hi\r\n");
+        let again = peer_in(&devpts, &terminal.master).unwrap();
+        assert_eq!(
+            rustix::fs::fstat(&again).unwrap().st_ino,
+            rustix::fs::fstat(&terminal.slave).unwrap().st_ino
+        );
         resize(&terminal.master, 132, 43).unwrap();
         let size = tcgetwinsize(&terminal.slave).unwrap();
         assert_eq!((size.ws_col, size.ws_row), (132, 43));

@@ -106,8 +106,8 @@ pub struct Container {
     pub reopening: Vec<(u32, Asked)>,
     /// Who waits for our end.
     pub shutdown: Option<Asked>,
-    /// Who runs hooks of it before its root is changed.
-    pub hook_runner: Option<Child>,
+    /// Those who run hooks of it before its root is changed.
+    pub hook_runners: Vec<Child>,
     /// Who runs hooks of it later.
     pub hook: Option<Child>,
     /// Its poststop hooks have run, or run now.

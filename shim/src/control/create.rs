@@ -162,7 +162,7 @@ impl Shim {
             terminal: None,
             reopening: Vec::new(),
             shutdown: None,
-            hook_runner,
+            hook_runners: hook_runner.into_iter().collect(),
             hook: None,
             stopped: false,
             foreign,
@@ -206,15 +206,12 @@ impl Shim {
         let Some(container) = self.container.as_mut() else { return };
         match report {
             Report::Born => {
-                let init = fds.pop().and_then(|pidfd| {
-                    let pid = pidfd::pid_of(&pidfd).ok().flatten()?;
-                    Some(Child { pid, pidfd })
-                });
-                container.init = init;
+                container.init = fds.pop().and_then(known);
                 if matches!(container.stage, Stage::Undoing(_)) {
                     container.kill_everything();
                 }
             }
+            Report::HookRunner => container.hook_runners.extend(fds.pop().and_then(known)),
             Report::Ready(ready) if container.foreign.is_some() => self.bundle_is_ready(ready),
             Report::Ready(ready) => {
                 if let Err(failure) = self.reach_gate(ready, fds.pop()) {
@@ -369,6 +366,12 @@ impl Shim {
             self.answer(asked, Answer::Ok);
         }
     }
+}
+
+/// A child that a stage made for us.
+fn known(pidfd: OwnedFd) -> Option<Child> {
+    let pid = pidfd::pid_of(&pidfd).ok().flatten()?;
+    Some(Child { pid, pidfd })
 }
 
 /// The log that Create made, if nothing was written to it.

@@ -171,7 +171,7 @@ impl Shim {
                 }
                 Ok(Some((Report::Failed(failure), _))) => exec.failure = Some(failure),
                 Ok(Some((Report::Terminal, mut fds))) => exec.terminal = fds.pop(),
-                Ok(Some((Report::Ready(_), _))) => {}
+                Ok(Some((Report::Ready(_) | Report::HookRunner, _))) => {}
                 Ok(None) | Err(_) => self.exec_link_is_closed(serial),
             }
         }

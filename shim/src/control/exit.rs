@@ -38,8 +38,8 @@ impl Shim {
             if container.foreign.is_some() {
                 self.runtime_ended(exit);
             }
-        } else if container.hook_runner.as_ref().is_some_and(|child| child.pid == pid) {
-            container.hook_runner = None;
+        } else if container.hook_runners.iter().any(|child| child.pid == pid) {
+            container.hook_runners.retain(|child| child.pid != pid);
         } else if container.hook.as_ref().is_some_and(|child| child.pid == pid) {
             container.hook = None;
             self.hooks_ended();
@@ -85,9 +85,9 @@ impl Shim {
     /// Looks whether what we wait for at the end has come.
     pub fn check_end(&mut self) {
         let Some(container) = self.container.as_ref() else { return };
+        let helpers = [&container.helper, &container.init, &container.hook];
         // Who runs hooks ends them when nobody waits for them any more.
-        let helpers = [&container.helper, &container.init, &container.hook_runner, &container.hook];
-        let children = helpers.into_iter().any(Option::is_some);
+        let children = helpers.into_iter().any(Option::is_some) || !container.hook_runners.is_empty();
         let undoing = matches!(container.stage, Stage::Undoing(_));
         let ended = matches!(container.stage, Stage::Draining(_)) && self.execs.is_empty();
         if children || !(undoing || ended) || !self.delete_by_runtime() || !self.poststop_is_over() {

@@ -8,7 +8,7 @@ use holdfast_sys::mount;
 use holdfast_sys::path::{Kind, Root};
 use holdfast_sys::tty::{self, Terminal};
 use oci_spec::runtime::Process;
-use rustix::fs::{Mode, Uid};
+use rustix::fs::{CWD, Mode, OFlags, Uid, fstat, openat};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use super::mounts::Made;
@@ -31,6 +31,20 @@ pub fn make(plan: &Plan<'_>, process: &Process, root: &Root, made: &Made) -> Res
     let target = root.ensure(Path::new("/dev/console"), Kind::File).or_fail(STAGE)?;
     mount::attach(copy, target).or_fail("mount /dev/console")?;
     Ok(Some(terminal))
+}
+
+/// Opens the terminal once more, in the root that is ours now: with hooks that has a copy of every mount, and on the
+/// mount that it was opened on before the terminal would have no name for ttyname(3).
+pub fn open_again(terminal: &mut Terminal) -> Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(devpts) = openat(CWD, "/dev/pts", flags, Mode::empty()) else { return Ok(()) };
+    let device = |fd: &OwnedFd| fstat(fd).map(|stat| stat.st_dev).or_fail(STAGE);
+    // The spec has it elsewhere, or something else lies there now.
+    if device(&devpts)? != device(&terminal.slave)? {
+        return Ok(());
+    }
+    terminal.slave = tty::peer_in(&devpts, &terminal.master).or_fail(STAGE)?;
+    Ok(())
 }
 
 /// Begins a session, and puts stdio where the command expects it.

@@ -1,8 +1,9 @@
 //! Joining the pod's namespaces.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use holdfast_sys::ns;
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::DumpableBehavior;
 use rustix::thread::{Gid, Uid};
 
@@ -23,10 +24,6 @@ pub fn pod(plan: &Plan<'_>, launch: &Launch) -> Result<()> {
     // Before anything of the pod can see us: no process of it may trace us, whatever its capabilities in there.
     hide_memory()?;
     let mut with_holder = launch.join;
-    if plan.hooks.is_some() {
-        // Hooks want the host's paths.
-        with_holder &= !ns::NEWNS;
-    }
     if let Some(target) = plan.pid_target {
         // As the host's root: from within the pod's user namespace a target that may not be traced is out of reach.
         ns::join(target, ns::NEWPID).or_fail("join the target container's pid namespace: is it running?")?;
@@ -40,6 +37,34 @@ pub fn pod(plan: &Plan<'_>, launch: &Launch) -> Result<()> {
         become_root_inside()?;
     }
     Ok(())
+}
+
+/// Joins what createContainer hooks have in common with the container: everything but its mounts, which are brought
+/// here, and a pid namespace that others are in.
+pub fn beside(holder: BorrowedFd<'_>, init: &OwnedFd, launch: &Launch) -> Result<()> {
+    // As the host's root: from within the pod's user namespace the container's init is out of reach.
+    let own = launch.own & !ns::NEWNS;
+    if own != 0 {
+        ns::join(init, own).or_fail("join the container's namespaces")?;
+    }
+    let shared = launch.join & !(ns::NEWNS | ns::NEWPID);
+    if shared != 0 {
+        ns::join(holder, shared).or_fail("join the pod's namespaces: is its holder alive?")?;
+    }
+    if has_user_namespace(launch) {
+        become_root_inside()?;
+    }
+    Ok(())
+}
+
+/// Does something in the mount namespace of a process, and comes back.
+pub fn in_mounts_of<T>(process: impl AsFd, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let own = openat(CWD, "/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .or_fail("open our own mount namespace")?;
+    ns::join(process, ns::NEWNS).or_fail("join the mount namespace of another process: is it alive?")?;
+    let done = work();
+    ns::join(&own, ns::NEWNS).or_fail("go back to our own mount namespace")?;
+    done
 }
 
 /// Makes the process untraceable and its /proc files root's.

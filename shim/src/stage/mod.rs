@@ -68,7 +68,7 @@ pub struct Plan<'a> {
     pub tasks: &'a [OwnedFd],
     /// The container's stdio.
     pub stdio: &'a Stdio,
-    /// Who runs hooks of the runtime's namespaces, if there are hooks.
+    /// Who runs hooks of the runtime's namespaces, if there are hooks of any kind.
     pub hooks: Option<BorrowedFd<'a>>,
     /// The stages' end of the link.
     pub link: BorrowedFd<'a>,
@@ -121,14 +121,12 @@ fn outside(plan: &Plan<'_>) -> Result<()> {
     let user_namespace = join::user_namespace(plan.holder, &launch)?;
     let sources = sources::open(&launch, user_namespace.as_ref())?;
     at(Step::MakeRoot);
-    let mut root = rootfs::make(&launch, user_namespace.as_ref())?;
+    let root = rootfs::make(&launch, user_namespace.as_ref())?;
     drop(user_namespace);
-    // A copy of the host's mounts is dear where there are many: only hooks want it.
-    let mut hooked = None;
+    let mut hooks = None;
     if plan.hooks.is_some() {
         at(Step::MakeBundle);
-        hooked = Some(hooks::inside::prepare(plan, &launch, &root)?);
-        root = hooks::inside::own_mount(&root)?;
+        hooks = hooks::inside::prepare(plan, &launch)?;
     }
     // Here, because a user namespace may not make device nodes, and a mount of its own may not show any.
     at(Step::MakeDevices);
@@ -138,9 +136,9 @@ fn outside(plan: &Plan<'_>) -> Result<()> {
     // In the host's /proc, which we trust; inside, /proc belongs to the image until we have mounted our own.
     let warnings = oom::adjust(launch::process(&launch)?)?;
 
-    let mut taken = Taken { launch, seccomp, sources, root, hooked, devices, hidden, cgroups, warnings };
-    // Nothing of the host may be open when the pod can see us: a container of the pod with SYS_PTRACE in a shared pid
-    // namespace reads /proc/PID/fd.
+    let mut taken = Taken { launch, seccomp, sources, root, hooks, devices, hidden, cgroups, warnings };
+    // Nothing of the host may be open or mounted when the pod can see us: a container of the pod with SYS_PTRACE in a
+    // shared pid namespace reads /proc/PID/fd and /proc/PID/root.
     at(Step::JoinPod);
     taken.close_the_rest(plan)?;
     join::pod(plan, &taken.launch)?;
@@ -165,8 +163,8 @@ pub struct Taken {
     pub sources: sources::Sources,
     /// The root, detached.
     pub root: OwnedFd,
-    /// What hooks need.
-    pub hooked: Option<hooks::inside::Hooked>,
+    /// Who runs createContainer hooks, if there are any.
+    pub hooks: Option<OwnedFd>,
     /// /dev, detached.
     pub devices: Option<devices::Devices>,
     /// What hides paths, detached.
@@ -185,7 +183,7 @@ impl Taken {
         kept.extend(self.devices.iter().map(|devices| devices.mount.as_raw_fd()));
         kept.extend(self.hidden.descriptors());
         kept.extend(plan.hooks.map(|fd| fd.as_raw_fd()));
-        kept.extend(self.hooked.iter().flat_map(hooks::inside::Hooked::descriptors));
+        kept.extend(self.hooks.iter().map(AsRawFd::as_raw_fd));
         if let Stdio::Three(three) = plan.stdio {
             kept.extend(three.iter().map(AsRawFd::as_raw_fd));
         }
@@ -212,7 +210,7 @@ fn inside(plan: &Plan<'_>, taken: &mut Taken) -> Result<()> {
     let made = mounts::make(taken, &root)?;
     devices::outside_dev(launch, &root)?;
     command::make_directory(process.cwd(), &root);
-    let terminal = console::make(plan, process, &root, &made)?;
+    let mut terminal = console::make(plan, process, &root, &made)?;
     // Through our own procfs, before parts of it become read-only.
     sysctl::apply(launch, &made)?;
     // After all mounts, so that none of them uncovers what is hidden.
@@ -221,12 +219,13 @@ fn inside(plan: &Plan<'_>, taken: &mut Taken) -> Result<()> {
     // The image's files, while the root is still something that we look into and not something that we are in.
     at(Step::FindUser);
     let user = user::find(launch, &root)?;
-    if let (Some(hooked), Some(runner)) = (&taken.hooked, plan.hooks) {
+    if let Some(runner) = plan.hooks {
         at(Step::Hooks);
-        hooks::inside::before_pivot(plan, launch, hooked, runner)?;
+        hooks::inside::enter(launch, runner, taken.hooks.as_ref(), root, terminal.as_mut())?;
+    } else {
+        at(Step::Pivot);
+        rootfs::enter(launch, root)?;
     }
-    at(Step::Pivot);
-    rootfs::enter(launch, root)?;
     // The rest is about this process alone.
     at(Step::BecomeUser);
     let command = command::prepare(process, &launch.raw_env, &user.home)?;

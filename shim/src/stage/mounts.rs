@@ -77,12 +77,7 @@ fn pod_shm(taken: &Taken, root: &Root) -> Result<()> {
         return Ok(());
     }
     let target = root.ensure(Path::new(SHM), Kind::Directory).or_fail(STAGE)?;
-    match taken.hooked.as_ref().and_then(|hooked| hooked.shm.as_ref()) {
-        // In a copy of the host's mounts /dev/shm is the host's.
-        Some(shm) => mount::attach(shm, target),
-        None => mount::copy_path(Path::new(SHM), false).and_then(|shm| mount::attach(shm, target)),
-    }
-    .or_fail(STAGE)
+    mount::copy_path(Path::new(SHM), false).and_then(|shm| mount::attach(shm, target)).or_fail(STAGE)
 }
 
 /// Gives a file system the options that are its own, and its label.

@@ -16,7 +16,7 @@ use crate::fault::{OrFail, Result, invalid};
 
 const STAGE: &str = "make root file system";
 /// Where the holder keeps a place for us.
-const PLACE: &str = "/root";
+pub const PLACE: &str = "/root";
 /// Longest string that fsconfig(2) takes, with its end.
 const LONGEST_STRING: usize = 256;
 
@@ -125,8 +125,7 @@ fn directory(fs: &FileSystem, key: &str, path: &Path, held: &mut Vec<OwnedFd>) -
 pub fn attach(taken: &Taken) -> Result<Root> {
     const STAGE: &str = "attach root file system";
     mount::make_all_private().or_fail(STAGE)?;
-    let path = taken.hooked.as_ref().map_or(Path::new(PLACE), |hooked| &hooked.rootfs);
-    let place = openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    let place = openat(CWD, PLACE, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .or_fail("open the place for the root")?;
     hide::attach(&taken.hidden, &taken.sources.visible, &place)?;
     // On top of that: a mount goes on what was mounted there last.

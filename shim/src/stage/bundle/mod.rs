@@ -11,8 +11,7 @@ use std::path::{Path, PathBuf};
 use holdfast_pod::oci_runtime::OciRuntime;
 use holdfast_pod::protocol::{Create, Failure, ResolvedUser};
 use holdfast_sys::path::{Kind, Root};
-use holdfast_sys::{mount, ns, pidfd};
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use holdfast_sys::{mount, pidfd};
 
 use super::launch::{self, Launch, has_user_namespace, root_is_read_only};
 use super::runtime::become_runtime;
@@ -125,14 +124,9 @@ fn refuse_raw_variables(launch: &Launch) -> Result<()> {
 }
 
 /// The pod's /dev/shm, out of the holder's mounts.
-pub fn pod_shm(holder: BorrowedFd<'_>) -> Result<OwnedFd> {
+fn pod_shm(holder: BorrowedFd<'_>) -> Result<OwnedFd> {
     const STAGE: &str = "copy the pod's /dev/shm";
-    let own = openat(CWD, "/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .or_fail("open our own mount namespace")?;
-    ns::join(holder, ns::NEWNS).or_fail("join the holder's mount namespace: is it alive?")?;
-    let shm = mount::copy_path(Path::new("/dev/shm"), false).or_fail(STAGE);
-    ns::join(&own, ns::NEWNS).or_fail("go back to our own mount namespace")?;
-    shm
+    join::in_mounts_of(holder, || mount::copy_path(Path::new("/dev/shm"), false).or_fail(STAGE))
 }
 
 /// The container's root, who is nobody to the host, has to reach its own root by path.

@@ -1,72 +1,108 @@
-//! What a container with hooks has beside others: its root in a mount namespace that hooks know their way in.
+//! A container with hooks as its stages see it: the bundle that hooks read, and whom they ask to run them.
+//!
+//! Until the root is changed hooks are programs of the host with the host's mounts around them. Who can be seen in the
+//! pod's pid namespace has none of these (a neighbour with SYS_PTRACE would read `/proc/PID/root` and `/proc/PID/fd`):
+//! processes that stand outside copy the root that stage 2 has built, and run them.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io::ErrorKind;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use holdfast_sys::mount;
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use holdfast_sys::ns;
+use holdfast_sys::path::Root;
+use holdfast_sys::tty::Terminal;
+use oci_spec::runtime::Mount;
 
 use super::one::{Place, run_all};
-use super::{Moment, State, of, runner};
-use crate::fault::{OrFail, Result};
-use crate::stage::Plan;
+use super::{Moment, State, beside, of, runner};
+use crate::fault::{OrFail, Result, invalid};
 use crate::stage::bundle::{self, config};
-use crate::stage::launch::Launch;
-use crate::stage::unseen::Unseen;
+use crate::stage::launch::{Launch, mounts};
+use crate::stage::options::Options;
+use crate::stage::{Plan, console, rootfs};
 
-/// What stage 1 takes along.
-#[derive(Debug)]
-pub struct Hooked {
-    /// Where the root is, and where stage 2 hangs its own mount of it.
-    pub rootfs: PathBuf,
-    /// The pod's /dev/shm: the holder's mounts are not what stage 2 has a copy of.
-    pub shm: Option<OwnedFd>,
-    /// The mount namespace.
-    mounts: OwnedFd,
-}
-
-impl Hooked {
-    /// All descriptors.
-    pub fn descriptors(&self) -> impl Iterator<Item = RawFd> {
-        [self.mounts.as_raw_fd()].into_iter().chain(self.shm.iter().map(AsRawFd::as_raw_fd))
-    }
-}
-
-/// Stage 1, on the host: mounts the root at its place in the bundle and writes the bundle's config.json.
-pub fn prepare(plan: &Plan<'_>, launch: &Launch, root: &OwnedFd) -> Result<Hooked> {
+/// Stage 1, on the host: makes the bundle that hooks read, and who runs createContainer hooks. Returns what stage 2 asks
+/// the latter by.
+pub fn prepare(plan: &Plan<'_>, launch: &Launch) -> Result<Option<OwnedFd>> {
     const STAGE: &str = "make the bundle";
-    let shm = if launch.pod_shm { Some(bundle::pod_shm(plan.holder)?) } else { None };
     let bundle = plan.create.bundle.as_path();
     bundle::open_to_its_root(bundle, launch)?;
-    let unseen = Unseen::begin(bundle)?;
-    let rootfs = unseen.attach(root, "rootfs")?;
-    unseen.end()?;
-    let mounts = openat(CWD, "/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .or_fail("open our own mount namespace")?;
+    let rootfs = bundle.join(ROOTFS);
+    match fs::create_dir(&rootfs) {
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e).or_fail(STAGE),
+        _ => {}
+    }
     let pids = bundle::Pids::of(plan.holder, plan.pid_target)?;
     config::write_for_hooks(launch, bundle, &rootfs, &pids).or_fail(STAGE)?;
-    Ok(Hooked { rootfs, shm, mounts })
+    if of(&launch.spec, Moment::CreateContainer).is_empty() {
+        return Ok(None);
+    }
+    refuse_unbindable(mounts(launch))?;
+    beside::spawn(plan, launch).map(Some)
 }
 
-/// A mount of the root for stage 2: the one that is attached in stage 1's namespace is locked in one that a user
-/// namespace owns, and cannot become the root there.
-pub fn own_mount(root: &OwnedFd) -> Result<OwnedFd> {
-    mount::copy_tree(root.as_fd(), Path::new(""), false).or_fail("copy the root's mount")
+/// createContainer hooks see copies of the container's mounts, and what is unbindable cannot be copied.
+fn refuse_unbindable(mounts: &[Mount]) -> Result<()> {
+    let is_unbindable = |mount: &&Mount| {
+        let options = Options::parse(mount.options().as_deref().unwrap_or_default());
+        matches!(options.propagation, Some((mount::Propagation::Unbindable, _)))
+    };
+    let Some(found) = mounts.iter().find(is_unbindable) else { return Ok(()) };
+    let stage = format!("mount {}", found.destination().display());
+    Err(invalid(&stage, "createContainer hooks could not see an unbindable mount: make it private"))
 }
 
-/// Stage 2, before the root is changed.
-pub fn before_pivot(plan: &Plan<'_>, launch: &Launch, hooked: &Hooked, runner: BorrowedFd<'_>) -> Result<()> {
-    runner::ask(runner, &hooked.mounts)?;
-    run(plan, launch, Moment::CreateContainer, &plan.create.bundle)
+/// Where the root is for hooks, in the bundle.
+pub const ROOTFS: &str = "rootfs";
+
+/// Stage 2: lets those hooks run that come before the root is changed, and changes it. `beside` runs those of the
+/// container's namespaces, `runner` those of the runtime's.
+pub fn enter(
+    launch: &Launch,
+    runner: BorrowedFd<'_>,
+    beside: Option<&OwnedFd>,
+    root: Root,
+    terminal: Option<&mut Terminal>,
+) -> Result<()> {
+    let moments = [Moment::Prestart, Moment::CreateRuntime];
+    if moments.iter().any(|moment| !of(&launch.spec, *moment).is_empty()) {
+        runner::ask(runner)?;
+    }
+    let Some(beside) = beside else { return rootfs::enter(launch, root) };
+    // What those hooks mount is the container's: it lives on in the mount namespace that they had, which has nothing of
+    // the host any more.
+    let namespace = beside::ask(beside)?;
+    drop(root);
+    ns::join(namespace, ns::NEWNS).or_fail("join the mount namespace of createContainer hooks")?;
+    terminal.map_or(Ok(()), console::open_again)
 }
 
 /// Stage 2, when the gate is open.
 pub fn before_command(plan: &Plan<'_>, launch: &Launch) -> Result<()> {
-    run(plan, launch, Moment::StartContainer, Path::new("."))
+    const MOMENT: Moment = Moment::StartContainer;
+    let state = State::at(MOMENT, &launch.spec, &plan.create.id, &plan.create.bundle);
+    let state = state.with_pid(std::process::id().cast_signed());
+    run_all(of(&launch.spec, MOMENT), MOMENT, &state, Place { directory: Path::new("."), peer: None })
 }
 
-fn run(plan: &Plan<'_>, launch: &Launch, moment: Moment, directory: &Path) -> Result<()> {
-    let state = State::at(moment, &launch.spec, &plan.create.id, &plan.create.bundle);
-    let state = state.with_pid(std::process::id().cast_signed());
-    run_all(of(&launch.spec, moment), moment, &state, Place { directory, peer: None })
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_that_hooks_could_not_see_is_named() {
+        let with = |option: &str| {
+            let mut mount = Mount::default();
+            mount.set_destination("/data".into()).set_options(Some(vec!["rbind".into(), option.into()]));
+            refuse_unbindable(&[Mount::default(), mount])
+        };
+        assert!(with("rprivate").is_ok() && with("rslave").is_ok());
+        for option in ["unbindable", "runbindable"] {
+            let error = with(option).unwrap_err().to_string();
+            assert!(error.contains("/data") && error.contains("unbindable"), "{error}");
+        }
+    }
 }

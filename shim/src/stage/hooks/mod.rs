@@ -1,9 +1,10 @@
 //! OCI hooks (runtime-spec `config.md`, POSIX-platform hooks) of a container that our own stages start.
 //!
-//! Three kinds of process run them: stage 2 those of the container's namespaces ([`inside`]), a child of the shim that
-//! stands ready beside stage 1 those of the runtime's namespaces before the root is changed ([`runner`]), and a child of
-//! the shim those that come later ([`later`]). A container with hooks is built in a copy of the host's mounts with its
-//! root at `<bundle>/rootfs`, where hooks look for it; one without has none of all this.
+//! Until the root is changed processes outside of the pod's pid namespace run them, where no neighbour can look at the
+//! host's mounts: a child of the shim those of the runtime's namespaces ([`runner`]), a child of stage 1 those of the
+//! container's ([`beside`]). Each has a copy of the host's mounts with the root at `<bundle>/rootfs`, where hooks look
+//! for it. startContainer hooks are run by stage 2 ([`inside`]), later ones by a child of the shim ([`later`]). A
+//! container without hooks has none of all this.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -13,6 +14,7 @@ use serde::Serialize;
 
 pub use holdfast_pod::hooks::Moment;
 
+pub mod beside;
 pub mod inside;
 pub mod later;
 pub mod one;

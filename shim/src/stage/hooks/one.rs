@@ -13,6 +13,7 @@ use holdfast_sys::pidfd::{self, Exit};
 use holdfast_sys::process::{self, Program, exit_now};
 use oci_spec::runtime::Hook;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
@@ -185,6 +186,8 @@ fn become_hook(path: &Path, program: &Program, directory: &Path, stdin: &OwnedFd
         (_, Err(_)) => Errno::INVAL,
         (Ok(()), Ok(path)) => {
             process::reset_signals();
+            // Stages have none, for the modes of what they make.
+            rustix::process::umask(Mode::from_raw_mode(0o022));
             let _ = process::close_all_but(&mut [0, 1, 2]);
             program.run(&path)
         }

@@ -220,6 +220,13 @@ pub(crate) fn grant(asked: &Capabilities, privileged: bool, limit: CapSet) -> Re
     Ok(Granted { bounding, ambient: ambient.and(bounding) })
 }
 
+/// Whether the request gives a container SYS_PTRACE, by which it may look into all processes of its pid namespace: their
+/// memory, their files, the mounts that they see.
+pub fn may_trace(asked: &Capabilities, privileged: bool) -> bool {
+    let granted = grant(asked, privileged, CapSet::all_up_to(u8::MAX));
+    granted.is_ok_and(|granted| granted.bounding.has(Cap::SYS_PTRACE))
+}
+
 /// Whether the list holds `ALL`, and the other names in it.
 fn parse_list(names: &[String], field: &str) -> Result<(bool, CapSet), SpecError> {
     let (mut all, mut set) = (false, CapSet::EMPTY);
@@ -246,6 +253,19 @@ mod tests {
     fn lists(add: &[&str], drop: &[&str], ambient: &[&str]) -> Capabilities {
         let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
         Capabilities { add: owned(add), drop: owned(drop), add_ambient: owned(ambient) }
+    }
+
+    #[test]
+    fn who_may_trace() {
+        for (add, drop, privileged, expected) in [
+            (&[][..], &[][..], false, false),
+            (&["CAP_SYS_PTRACE"], &[], false, true),
+            (&["ALL"], &[], false, true),
+            (&["ALL"], &["SYS_PTRACE"], false, false),
+            (&[], &["ALL"], true, true),
+        ] {
+            assert_eq!(may_trace(&lists(add, drop, &[]), privileged), expected, "{add:?} {drop:?}");
+        }
     }
 
     #[test]

@@ -124,6 +124,13 @@ pub fn is_some(hooks: Option<&Hooks>) -> bool {
     hooks.is_some_and(|hooks| *hooks != Hooks::default())
 }
 
+/// Whether any runs before the container's root is changed, with the host's files around it.
+pub fn has_early(hooks: Option<&Hooks>) -> bool {
+    let early = [Moment::Prestart, Moment::CreateRuntime, Moment::CreateContainer];
+    let mut hooks = hooks.cloned().unwrap_or_default();
+    early.into_iter().any(|moment| list(&mut hooks, moment).as_ref().is_some_and(|list| !list.is_empty()))
+}
+
 /// By name. A directory that is not there has none.
 fn files(dirs: &[PathBuf]) -> Result<BTreeMap<std::ffi::OsString, PathBuf>, HookError> {
     let mut files = BTreeMap::new();

@@ -79,6 +79,23 @@ fn files_go_by_their_names_and_a_later_directory_wins() {
 }
 
 #[test]
+fn early_ones_are_those_with_the_hosts_files() {
+    for (stage, early) in [
+        (Moment::Prestart, true),
+        (Moment::CreateRuntime, true),
+        (Moment::CreateContainer, true),
+        (Moment::StartContainer, false),
+        (Moment::Poststart, false),
+        (Moment::Poststop, false),
+    ] {
+        let mut hooks = Hooks::default();
+        add(&mut hooks, stage, &Hook::default());
+        assert_eq!(has_early(Some(&hooks)), early, "{stage:?}");
+    }
+    assert!(!has_early(None));
+}
+
+#[test]
 fn what_is_no_hook_is_named() {
     let pairs = annotations(&[]);
     let facts = Facts { annotations: &pairs, command: "x", has_bind_mounts: false };

@@ -125,6 +125,9 @@ impl Runtime {
         let mut built =
             self.build_spec(&id, &pod, &pod_record, &config, images, &cgroup.to_string(), host).await?;
         self.add_hooks(&mut built, &pod_record.config, &config, runtime.is_some()).await?;
+        if let Some(runtime) = &runtime {
+            self.refuse_hooks_in_sight(&pod, &id, &config, &built, runtime)?;
+        }
         self.open_way_to_bundle(&built, runtime.is_some()).await?;
         let mut seccomp = None;
         if runtime.is_some() {

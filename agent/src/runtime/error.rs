@@ -68,6 +68,10 @@ pub enum Error {
     NoSuchRuntime { program: PathBuf },
     #[error("find the hooks of a container")]
     Hooks { source: holdfast_spec::hooks::HookError },
+    #[error(
+        "container {neighbour} has the capability SYS_PTRACE and shares the pid namespace: it would see the host's files while {program:?} runs hooks there; use the built-in runtime handler, take that capability away, or give the pod a user namespace"
+    )]
+    HooksInSight { neighbour: String, program: PathBuf },
     #[error("{operation} an OCI runtime")]
     OciRuntime { operation: &'static str, source: CommandError },
     #[error("{operation} {object}: no answer within {} s in stage {stage}", limit.as_secs())]
@@ -112,6 +116,7 @@ impl Error {
             Self::PodNotReady { .. }
             | Self::WrongState { .. }
             | Self::NoSuchRuntime { .. }
+            | Self::HooksInSight { .. }
             | Self::Hooks { .. } => Kind::FailedPrecondition,
             Self::OciRuntime { source, .. } => match source {
                 CommandError::Timeout { .. } => Kind::DeadlineExceeded,

@@ -1,14 +1,29 @@
 //! The hooks of a container, out of the directories of the configuration.
 
-use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
-use holdfast_model::{ContainerConfig, PodSandboxConfig};
-use holdfast_spec::{Built, hooks};
+use holdfast_model::{ContainerConfig, ContainerId, NamespaceMode, PodSandboxConfig};
+use holdfast_pod::{oci_runtime::OciRuntime, protocol::Phase};
+use holdfast_spec::{Built, caps::may_trace, hooks};
 
-use super::{Error, Runtime, blocking::blocking, command::Command, object::Container};
+use super::{
+    Error, Runtime,
+    blocking::blocking,
+    command::Command,
+    object::{Container, Pod},
+};
 
 /// How long the hooks of an end may take; a shim has the same.
 const POSTSTOP_LIMIT: Duration = Duration::from_secs(20);
+
+/// Whose pid namespace a container is in.
+#[derive(Debug, PartialEq, Eq)]
+enum Pids {
+    OfPod,
+    OfHost,
+    /// That of a container, which may be the one itself.
+    Of(String),
+}
 
 impl Runtime {
     /// Adds the hooks that the node's files give a container, after those that it has already.
@@ -44,6 +59,48 @@ impl Runtime {
             spec.set_annotations(Some(annotations.into_iter().collect()));
         }
         Ok(())
+    }
+
+    /// Another runtime runs hooks inside the container's pid namespace with the host's mounts around them. Who may trace
+    /// in there would get the host's files for as long as they take, which our own start does not let happen. A
+    /// privileged container has them anyway, as has one among the host's processes; in a user namespace SYS_PTRACE
+    /// counts for nothing outside of it.
+    pub(super) fn refuse_hooks_in_sight(
+        &self,
+        pod: &Pod,
+        id: &ContainerId,
+        config: &ContainerConfig,
+        built: &Built,
+        runtime: &OciRuntime,
+    ) -> Result<(), Error> {
+        let pids = self.pids_of(id, config);
+        let has_hooks = hooks::has_early(built.launch.spec.hooks().as_ref());
+        if !has_hooks || !built.launch.uid_map.is_empty() || pids == Pids::OfHost {
+            return Ok(());
+        }
+        let sees = |other: &Arc<Container>| {
+            let config = &other.record.get().config;
+            let security = &config.security;
+            other.phase() != Phase::Exited
+                && !security.privileged
+                && may_trace(&security.capabilities, false)
+                && self.pids_of(&other.id, config) == pids
+        };
+        let Some(neighbour) = self.containers_of(&pod.id).into_iter().find(sees) else { return Ok(()) };
+        Err(Error::HooksInSight { neighbour: neighbour.id.to_string(), program: runtime.program.clone() })
+    }
+
+    fn pids_of(&self, id: &ContainerId, config: &ContainerConfig) -> Pids {
+        let namespaces = &config.security.namespaces;
+        match namespaces.pid {
+            NamespaceMode::Pod => Pids::OfPod,
+            NamespaceMode::Node => Pids::OfHost,
+            NamespaceMode::Container => Pids::Of(id.to_string()),
+            NamespaceMode::Target => match self.container(&namespaces.target_id) {
+                Ok(target) => self.pids_of(&target.id, &target.record.get().config),
+                Err(_) => Pids::Of(namespaces.target_id.clone()),
+            },
+        }
     }
 
     /// Runs the poststop hooks of a container whose shim has gone without doing it. What fails is a warning, as there.

@@ -73,6 +73,7 @@ with_each!(
     the_shim_is_killed,
     what_cannot_run_is_said_where_a_kubelet_looks_for_it,
     handlers_are_known_or_named,
+    hooks_are_not_run_before_the_eyes_of_others,
 );
 
 /// A scene whose agent knows this runtime, a program that is not there, and one more name for the built-in one.
@@ -454,4 +455,49 @@ fn handlers_are_known_or_named(oci: &Oci) -> Result<()> {
 
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
+}
+
+/// These run hooks inside the pod's pid namespace with the host's files around them: not beside one that could look.
+fn hooks_are_not_run_before_the_eyes_of_others(oci: &Oci) -> Result<()> {
+    let Some(mut scene) = scene(oci)? else { return Ok(()) };
+    let oracle = oracle(&scene, oci)?;
+    let specs = scene.agent()?.settings.cdi_spec_dirs()[0].clone();
+    fs::create_dir_all(&specs)?;
+    // Their working directory is the runtime's choice.
+    let script =
+        r#"bundle=$(sed 's/.*"bundle": *"\([^"]*\)".*/\1/') && echo ran > "$bundle/rootfs/of-the-hook""#;
+    let hook = json!({"hookName": "createContainer", "path": "/bin/sh", "args": ["sh", "-c", script]});
+    let device = json!({"name": "one", "containerEdits": {"hooks": [hook]}});
+    let spec = json!({"cdiVersion": "0.7.0", "kind": "vendor.test/hooked", "devices": [device]});
+    fs::write(specs.join("hooked.json"), spec.to_string())?;
+    let mut pod = pod(&scene.dir, "in-sight");
+    pod["linux"]["security_context"]["namespace_options"]["pid"] = PID_POD.into();
+    let pod_id = scene.run_pod_with(&pod, oci.name)?;
+    let mut spy = sleeper("spy", BUSYBOX);
+    spy["linux"]["security_context"]["namespace_options"]["pid"] = PID_POD.into();
+    spy["linux"]["security_context"]["capabilities"] = json!({"add_capabilities": ["SYS_PTRACE"]});
+    let spy = scene.start(&pod_id, &pod, &spy)?;
+    let hooked = |name: &str, options: Value| {
+        let mut container = sleeper(name, BUSYBOX);
+        container["CDI_devices"] = json!([{"name": "vendor.test/hooked=one"}]);
+        container["linux"]["security_context"]["namespace_options"] = options;
+        container
+    };
+    for options in [json!({"pid": PID_POD}), json!({"pid": specs::PID_TARGET, "target_id": spy})] {
+        let (container, config) = scene.create_files(&pod, &hooked("refused", options))?;
+        let refused = scene.crictl.refused(&["create", &pod_id, &container, &config])?;
+        ensure!(refused.code == "FailedPrecondition", "{refused:?}");
+        ensure!(refused.text.contains("SYS_PTRACE") && refused.text.contains(&spy), "{refused:?}");
+    }
+    let runs = |name: &str, options: Value| -> Result<()> {
+        let id = scene.start(&pod_id, &pod, &hooked(name, options))?;
+        ensure!(scene.shell(&id, "cat /of-the-hook")? == "ran", "{name}");
+        Ok(())
+    };
+    // Where it cannot look, or does not any more.
+    runs("apart", json!({"pid": specs::PID_CONTAINER}))?;
+    scene.crictl.ok(&["stop", "--timeout", "10", &spy])?;
+    runs("alone", json!({"pid": PID_POD}))?;
+    scene.remove_pod(&pod_id)?;
+    oracle.nothing_left()
 }

@@ -111,9 +111,11 @@ impl<'a> Tree<'a> {
         })
     }
 
+    /// The root is there already and stays a directory: builders that write it as a link to itself or as another thing
+    /// mean nothing by that, and are passed over as in containerd.
     fn apply_root(&mut self, entry: &Entry) -> Result<(), Fault> {
         if entry.kind != Kind::Directory {
-            return Err(Fault::Corrupt(format!("{}: the root of a layer is a directory", show(&entry.path))));
+            return Ok(());
         }
         set_metadata(self.root, entry)?;
         self.implied.remove(b"".as_slice());

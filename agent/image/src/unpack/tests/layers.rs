@@ -149,6 +149,35 @@ fn whiteouts() {
     assert!(names.iter().all(|name| !name.to_str().unwrap().starts_with(".wh.")), "{names:?}");
 }
 
+/// `/` as a link to `.` and the like, which builders write (kaniko): the root is there already.
+#[test]
+fn root_entries_that_are_no_directories() {
+    needs_root!();
+    let kinds = [
+        EntryType::Regular,
+        EntryType::Symlink,
+        EntryType::Link,
+        EntryType::Char,
+        EntryType::Block,
+        EntryType::Fifo,
+    ];
+    for kind in kinds {
+        for name in ["/", ".", "./", "/./", "//"] {
+            let place = Place::new();
+            let data: &[u8] = if kind == EntryType::Regular { b"data" } else { b"" };
+            let extra = Extra { data, link: b".", mode: 0o755, device: (0, 0), ..Extra::default() };
+            let tar = Tar::default().entry(kind, name.as_bytes(), &extra).file("f", b"x").end();
+            let unpacked = place.unpack(&tar).unwrap();
+            assert_eq!(
+                (text(place.root().join("f")), mode(place.root())),
+                ("x".into(), 0o755),
+                "{kind:?} {name}"
+            );
+            assert_eq!((unpacked.entries, unpacked.footprint.inodes), (2, 2), "{kind:?} {name}");
+        }
+    }
+}
+
 #[test]
 fn later_entries_win() {
     needs_root!();

@@ -11,6 +11,7 @@ mod digest;
 mod error;
 mod import;
 mod manifest;
+mod names;
 mod pull;
 mod reference;
 mod registry;
@@ -25,6 +26,7 @@ use holdfast_model::{Credentials, Image};
 
 pub use config::{ImportSource, Progress, StoreConfig, Usage};
 pub use error::{Error, ErrorKind};
+pub use names::{Names, names};
 
 use crate::blocking::blocking;
 use crate::digest::Digest;

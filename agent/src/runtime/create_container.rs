@@ -136,11 +136,15 @@ impl Runtime {
             seccomp = self.seccomp_program(&built).await?;
         }
         built.launch.seccomp_flags = seccomp.as_ref().map_or(0, |program| program.flags());
+        let asked = [config.image.user_specified_image.as_str(), &config.image.image];
+        let names = holdfast_image::names(&image, &asked);
         let record = ContainerRecord {
             version: record::VERSION,
             boot_id: self.boot_id.clone(),
             pod_id: pod.id.clone(),
             image_id: image.id.clone(),
+            image_tag: names.tag.unwrap_or_default(),
+            image_digest: names.digest.unwrap_or_default(),
             volume_images: volume_images.iter().flatten().map(|image| image.id.clone()).collect(),
             created_at_ns: now_ns(),
             phase: Phase::Creating,

@@ -64,7 +64,7 @@ pub use error::{Error, Kind};
 pub use exec_sync::ExecOutput;
 pub use handlers::HandlerView;
 pub use lock::Lock;
-pub use record::PodPhase;
+pub use record::{ContainerRecord, PodPhase};
 pub use start::{StartError, open_images};
 pub use stats::{ContainerUsage, DiskUsage};
 pub use view::{ContainerView, ExitInfo, PodView};

@@ -95,6 +95,12 @@ pub struct ContainerRecord {
     pub config: ContainerConfig,
     /// The image's id.
     pub image_id: String,
+    /// The image's tag when the container was made; empty: it had none.
+    #[serde(default)]
+    pub image_tag: String,
+    /// The image's digest in a repository (`repository@sha256:...`) when the container was made; empty: it had none.
+    #[serde(default)]
+    pub image_digest: String,
     /// The ids of the images that it mounts, in the order of the mounts that name one.
     #[serde(default)]
     pub volume_images: Vec<String>,

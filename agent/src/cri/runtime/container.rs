@@ -14,7 +14,7 @@ use crate::{
         },
         status::{invalid, status as failed},
     },
-    runtime::{ContainerView, Runtime},
+    runtime::{ContainerRecord, ContainerView, Runtime},
 };
 
 pub async fn create(
@@ -98,8 +98,8 @@ pub fn status_to_wire(view: &ContainerView) -> v1::ContainerStatus {
         started_at: record.started_at_ns,
         finished_at: exit.finished_at_ns,
         exit_code: exit.exit_code,
-        image: Some(image_spec_to_wire(&record.config.image)),
-        image_ref: record.image_id.clone(),
+        image: Some(image(record)),
+        image_ref: first(&record.image_digest, &record.image_id),
         image_id: record.image_id.clone(),
         reason: view.reason(),
         message: exit.message,
@@ -120,6 +120,17 @@ pub fn status_to_wire(view: &ContainerView) -> v1::ContainerStatus {
         }),
         stop_signal: signal_to_wire(record.stop_signal),
     }
+}
+
+/// The image by its tag, which users know it by: the kubelet creates containers by id.
+fn image(record: &ContainerRecord) -> v1::ImageSpec {
+    let asked = image_spec_to_wire(&record.config.image);
+    v1::ImageSpec { image: first(&record.image_tag, &asked.image), ..asked }
+}
+
+/// The first of two names, unless it is empty.
+fn first(name: &str, other: &str) -> String {
+    if name.is_empty() { other.to_owned() } else { name.to_owned() }
 }
 
 async fn info(runtime: &Runtime, view: &ContainerView) -> Map {

@@ -149,6 +149,14 @@ pub enum Error {
         #[source]
         source: Box<redb::Error>,
     },
+    /// Several hosts serve the registry, and all of them failed.
+    #[error("{worst} (other hosts that were asked: {others})")]
+    Hosts {
+        /// The failure that says most, and the class of all.
+        worst: Box<Error>,
+        /// Each other host with its failure.
+        others: String,
+    },
     /// The failure of a download that several pulls share.
     #[error(transparent)]
     Shared(#[from] Arc<Error>),
@@ -203,6 +211,7 @@ impl Error {
             Self::Cancelled { .. } => ErrorKind::Cancelled,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => ErrorKind::TooLarge,
             Self::Io { .. } | Self::Records { .. } => ErrorKind::Io,
+            Self::Hosts { worst, .. } => worst.kind(),
             Self::Shared(error) => error.kind(),
         }
     }

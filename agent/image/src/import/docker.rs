@@ -5,8 +5,9 @@ use serde::Deserialize;
 use super::bundle::Bundle;
 use super::{Candidate, LayerFile};
 use crate::Error;
+use crate::digest::Digest;
 use crate::error::brief;
-use crate::manifest::{LARGEST_CONFIG, LARGEST_MANIFEST, MOST_LAYERS};
+use crate::manifest::{Config, LARGEST_CONFIG, LARGEST_MANIFEST, MOST_LAYERS};
 use crate::reference::{Reference, Target};
 
 const LIST: &str = "manifest.json";
@@ -30,12 +31,16 @@ pub(super) fn images(bundle: &Bundle) -> Result<Option<Vec<Candidate>>, Error> {
 
 fn image(bundle: &Bundle, saved: Saved) -> Result<Candidate, Error> {
     let object = format!("configuration {} of the archive", brief(&saved.config));
-    let config = bundle.read(&saved.config, LARGEST_CONFIG)?;
-    let config = config.ok_or_else(|| Error::corrupt(object, "the archive does not hold it"))?;
+    let Some(body) = bundle.read(&saved.config, LARGEST_CONFIG)? else {
+        return Err(Error::corrupt(object, "the archive does not hold it"));
+    };
     let layers = saved.layers.unwrap_or_default();
     if layers.len() > MOST_LAYERS {
         return Err(Error::TooLarge { object: LIST.into(), limit: MOST_LAYERS as u64, unit: "layers" });
     }
+    let config = Config::parse(&object, &body)?;
+    config.check_layers(&object, layers.len())?;
+    config.check_platform(&object)?;
     let layers = layers.into_iter().map(|name| LayerFile { name, blob: None }).collect();
     let mut names = Vec::new();
     for tag in saved.repo_tags.unwrap_or_default().into_iter().take(MOST_NAMES) {
@@ -44,5 +49,5 @@ fn image(bundle: &Bundle, saved: Saved) -> Result<Candidate, Error> {
             _ => tracing::warn!(tag, "the archive gives an image a tag that is none"),
         }
     }
-    Ok(Candidate { config, manifest: None, layers, names })
+    Ok(Candidate { id: Digest::of(&body), config, blobs: vec![body], layers, names })
 }

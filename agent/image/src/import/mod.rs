@@ -21,8 +21,11 @@ use crate::store::{Catalog, Layers, NewImage, Staged, commit, healthy};
 
 /// An image as an archive describes it.
 struct Candidate {
-    config: Vec<u8>,
-    manifest: Option<Vec<u8>>,
+    /// Digest of the configuration.
+    id: Digest,
+    config: Config,
+    /// Configuration and, if there is one, manifest.
+    blobs: Vec<Vec<u8>>,
     layers: Vec<LayerFile>,
     names: Vec<String>,
 }
@@ -43,7 +46,7 @@ pub(crate) fn import(
 ) -> Result<Vec<Arc<Image>>, Error> {
     let bundle = Bundle::open(source, &catalog.home, stop)?;
     let candidates = candidates(&bundle)?;
-    let (mut images, layers) = describe(candidates)?;
+    let (mut images, layers) = describe(candidates);
     if let Some(name) = name {
         let [image] = images.as_mut_slice() else {
             let reason = format!("it holds {} images, and a name fits only one", images.len());
@@ -72,24 +75,18 @@ fn candidates(bundle: &Bundle) -> Result<Vec<Candidate>, Error> {
 }
 
 /// The images, each once with all its names, and where to find their layers.
-fn describe(candidates: Vec<Candidate>) -> Result<(Vec<NewImage>, BTreeMap<Digest, LayerFile>), Error> {
+fn describe(candidates: Vec<Candidate>) -> (Vec<NewImage>, BTreeMap<Digest, LayerFile>) {
     let mut images: Vec<NewImage> = Vec::new();
     let mut layers = BTreeMap::new();
-    for candidate in candidates {
-        let id = Digest::of(&candidate.config);
+    for Candidate { id, config, blobs, layers: files, names } in candidates {
         if let Some(known) = images.iter_mut().find(|image| image.id == id) {
-            known.names.extend(candidate.names);
+            known.names.extend(names);
             continue;
         }
-        let object = format!("configuration {id} of the archive");
-        let config = Config::parse(&object, &candidate.config, Some(candidate.layers.len()))?;
-        layers.extend(config.diff_ids.iter().cloned().zip(candidate.layers));
-        let mut blobs = vec![candidate.config];
-        blobs.extend(candidate.manifest);
-        let names = candidate.names;
+        layers.extend(config.diff_ids.iter().cloned().zip(files));
         images.push(NewImage { id, config: config.image, diff_ids: config.diff_ids, blobs, names });
     }
-    Ok((images, layers))
+    (images, layers)
 }
 
 /// Unpacks the layers that are not there yet.

@@ -3,17 +3,16 @@
 use holdfast_model::ImageConfig;
 use serde::Deserialize;
 
-use super::platform::architecture;
+use super::platform::{Platform, architecture};
 use crate::Error;
 use crate::digest::Digest;
 use crate::error::brief;
 
 #[derive(Deserialize)]
 struct RawConfig {
-    #[serde(default)]
-    os: String,
-    #[serde(default)]
-    architecture: String,
+    os: Option<String>,
+    architecture: Option<String>,
+    variant: Option<String>,
     rootfs: RawRootfs,
     #[serde(default)]
     config: Option<RawProcess>,
@@ -44,36 +43,19 @@ struct RawProcess {
 pub(crate) struct Config {
     pub image: ImageConfig,
     pub diff_ids: Vec<Digest>,
+    platform: Platform,
 }
 
 impl Config {
-    /// Reads a configuration for an image of `layers` layers, if their number is known.
-    pub(crate) fn parse(object: &str, body: &[u8], layers: Option<usize>) -> Result<Self, Error> {
+    pub(crate) fn parse(object: &str, body: &[u8]) -> Result<Self, Error> {
         let raw: RawConfig = serde_json::from_slice(body)
             .map_err(|error| Error::unreadable(object, "not an image configuration", &error))?;
         if !raw.rootfs.kind.is_empty() && raw.rootfs.kind != "layers" {
             return Err(Error::unsupported(object, format!("rootfs of type {:?}", brief(&raw.rootfs.kind))));
         }
-        let os_fits = raw.os.is_empty() || raw.os == "linux";
-        let architecture_fits = raw.architecture.is_empty() || raw.architecture == architecture();
-        if !os_fits || !architecture_fits {
-            let reason = format!(
-                "the image is for {}/{}, this machine is linux/{}",
-                brief(&raw.os),
-                brief(&raw.architecture),
-                architecture()
-            );
-            return Err(Error::unsupported(object, reason));
-        }
         let diff_ids: Result<Vec<Digest>, String> =
             raw.rootfs.diff_ids.unwrap_or_default().iter().map(|diff_id| diff_id.parse()).collect();
         let diff_ids = diff_ids.map_err(|reason| Error::corrupt(object, format!("diff_ids: {reason}")))?;
-        if let Some(layers) = layers
-            && diff_ids.len() != layers
-        {
-            let reason = format!("{} diff_ids for {layers} layers", diff_ids.len());
-            return Err(Error::corrupt(object, reason));
-        }
         let process = raw.config.unwrap_or_default();
         let image = ImageConfig {
             user: process.user.unwrap_or_default(),
@@ -84,6 +66,24 @@ impl Config {
             stop_signal: process.stop_signal.unwrap_or_default(),
             volumes: process.volumes.unwrap_or_default().into_keys().collect(),
         };
-        Ok(Self { image, diff_ids })
+        Ok(Self { image, diff_ids, platform: Platform::new(raw.os, raw.architecture, raw.variant) })
+    }
+
+    /// An error unless it describes an image of so many layers.
+    pub(crate) fn check_layers(&self, object: &str, layers: usize) -> Result<(), Error> {
+        if self.diff_ids.len() == layers {
+            return Ok(());
+        }
+        Err(Error::corrupt(object, format!("{} diff_ids for {layers} layers", self.diff_ids.len())))
+    }
+
+    /// An error if it says that the image is for other machines. Not asked where an index has named the platform:
+    /// builders that cross-compile often leave their own machine's name in the configuration.
+    pub(crate) fn check_platform(&self, object: &str) -> Result<(), Error> {
+        if self.platform.may_run() {
+            return Ok(());
+        }
+        let (found, here) = (self.platform.show(), architecture());
+        Err(Error::unsupported(object, format!("the image is for {found}, this machine is linux/{here}")))
     }
 }

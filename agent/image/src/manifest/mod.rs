@@ -1,21 +1,25 @@
 //! Manifests, indexes and configurations: what of them is believed, and what is refused.
 //!
-//! The media types are oci-client's; what its types leave open (both `layers` and `manifests`, foreign media
-//! types, negative sizes) is decided here, before anything is downloaded.
+//! A document is what its own media type and its shape say, whatever type a registry or cache gives it on the way; one
+//! that is two things at once is refused, before anything is downloaded.
 
 mod config;
+mod media;
 mod platform;
+mod search;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
 
 use std::collections::BTreeMap;
 
-use oci_client::manifest as media;
 use serde::Deserialize;
 
 pub(crate) use self::config::Config;
-use self::platform::{Platform, architecture};
+pub(crate) use self::media::ACCEPT;
+use self::media::{is_config, is_index, is_layer, is_manifest};
+use self::platform::Platform;
+pub(crate) use self::search::{Found, Search, Step};
 use crate::Error;
 use crate::digest::Digest;
 use crate::error::brief;
@@ -29,25 +33,8 @@ pub(crate) const MOST_LAYERS: usize = 499;
 /// Largest layer blob that a descriptor may announce, in bytes.
 const LARGEST_LAYER: u64 = 256 << 30;
 
-/// Media types that we ask a registry for.
-pub(crate) const ACCEPT: [&str; 4] = [
-    media::OCI_IMAGE_INDEX_MEDIA_TYPE,
-    media::OCI_IMAGE_MEDIA_TYPE,
-    media::IMAGE_MANIFEST_LIST_MEDIA_TYPE,
-    media::IMAGE_MANIFEST_MEDIA_TYPE,
-];
-
-const LAYER_TYPES: [&str; 9] = [
-    "application/vnd.oci.image.layer.v1.tar",
-    "application/vnd.oci.image.layer.v1.tar+gzip",
-    "application/vnd.oci.image.layer.v1.tar+zstd",
-    "application/vnd.oci.image.layer.nondistributable.v1.tar",
-    "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
-    "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
-    "application/vnd.docker.image.rootfs.diff.tar",
-    "application/vnd.docker.image.rootfs.diff.tar.gzip",
-    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
-];
+/// Set by BuildKit on what is attached to an image of the same index: attestations.
+const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 
 /// A pointer to a blob.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,12 +47,41 @@ pub(crate) struct Descriptor {
 #[derive(Debug)]
 pub(crate) enum Manifest {
     /// One image.
-    Image { config: Descriptor, layers: Vec<Descriptor> },
-    /// Images of several platforms; the manifest for this machine.
-    Index(Descriptor),
+    Image(ImageManifest),
+    /// Images of several platforms, and what is attached to them.
+    Index(Index),
 }
 
-#[derive(Deserialize)]
+/// The manifest of one image.
+#[derive(Debug)]
+pub(crate) struct ImageManifest {
+    pub config: Descriptor,
+    /// The media type of the configuration where it is none that we know: old registries forgot it, so its content
+    /// decides.
+    odd_config: Option<String>,
+    pub layers: Vec<Descriptor>,
+}
+
+/// The entries of an index that may be images.
+#[derive(Debug)]
+pub(crate) struct Index {
+    entries: Vec<RawDescriptor>,
+}
+
+/// An entry of an index, or of the index of an OCI layout.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    pub descriptor: Descriptor,
+    /// Whether the index says that it is for this machine; nothing: it does not say for which.
+    pub fits: Option<bool>,
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// A document that is one thing: an image's manifest or an index, not both, and no other.
+#[derive(Debug)]
+pub(crate) struct Document(RawManifest);
+
+#[derive(Deserialize, Debug)]
 #[serde(rename_all = "camelCase")]
 struct RawManifest {
     #[serde(default)]
@@ -77,24 +93,33 @@ struct RawManifest {
     fs_layers: Option<serde_json::Value>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Debug)]
 #[serde(rename_all = "camelCase")]
 struct RawDescriptor {
     media_type: Option<String>,
     digest: String,
     size: i64,
     platform: Option<Platform>,
-    #[serde(default)]
+    artifact_type: Option<String>,
     annotations: Option<BTreeMap<String, String>>,
 }
 
-/// An entry of the index of an OCI layout.
-#[derive(Debug)]
-pub(crate) struct Listed {
-    pub descriptor: Descriptor,
-    /// Whether it may run here; an entry without a platform may.
-    pub fits: bool,
-    pub annotations: BTreeMap<String, String>,
+impl RawDescriptor {
+    fn kind(&self) -> Option<&str> {
+        self.media_type.as_deref().filter(|kind| !kind.is_empty())
+    }
+
+    /// Whether an entry of an index may lead to an image, and not to an attestation, a signature or another artifact.
+    fn may_be_image(&self) -> bool {
+        let attached = self.annotations.as_ref().is_some_and(|all| all.contains_key(REFERENCE_TYPE));
+        let artifact = self.artifact_type.as_deref().is_some_and(|kind| !kind.is_empty() && !is_config(kind));
+        let known = self.kind().is_none_or(|kind| is_manifest(kind) || is_index(kind));
+        known && !attached && !artifact
+    }
+
+    fn platform(&self) -> Option<&Platform> {
+        self.platform.as_ref().filter(|platform| !platform.is_empty())
+    }
 }
 
 /// The manifests and indexes that a layout's `index.json` lists.
@@ -102,100 +127,88 @@ pub(crate) fn list(object: &str, body: &[u8]) -> Result<Vec<Listed>, Error> {
     let raw: RawManifest =
         serde_json::from_slice(body).map_err(|error| Error::unreadable(object, "not an index", &error))?;
     let manifests = raw.manifests.ok_or_else(|| Error::corrupt(object, "the index lists no manifests"))?;
-    let known = |raw: &RawDescriptor| raw.media_type.as_deref().is_none_or(|kind| ACCEPT.contains(&kind));
     let listed = |raw: RawDescriptor| {
         Ok(Listed {
             descriptor: descriptor(object, &raw, LARGEST_MANIFEST)?,
-            fits: raw.platform.as_ref().is_none_or(|platform| platform.fits().is_some()),
+            fits: raw.platform().map(|platform| platform.rank().is_some()),
             annotations: raw.annotations.unwrap_or_default(),
         })
     };
-    manifests.into_iter().filter(known).map(listed).collect()
+    manifests.into_iter().filter(RawDescriptor::may_be_image).map(listed).collect()
 }
 
-impl Manifest {
-    /// Reads a manifest. `content_type`: the registry's header or the descriptor's media type, if there is one.
-    pub(crate) fn parse(object: &str, body: &[u8], content_type: Option<&str>) -> Result<Self, Error> {
+impl Document {
+    /// Reads a document, as far as to know that it is one.
+    pub(crate) fn read(object: &str, body: &[u8]) -> Result<Self, Error> {
         let raw: RawManifest = serde_json::from_slice(body)
             .map_err(|error| Error::unreadable(object, "not a manifest", &error))?;
         if raw.fs_layers.is_some() || raw.schema_version == 1 {
-            return Err(Error::unsupported(
-                object,
-                "manifests of schema version 1 are not supported: push the image again",
-            ));
+            let reason = "manifests of schema version 1 are not supported: push the image again";
+            return Err(Error::unsupported(object, reason));
         }
         // A body that is two things at once means another image to each reader (CVE-2021-41190).
         if raw.manifests.is_some() && (raw.layers.is_some() || raw.config.is_some()) {
             return Err(Error::corrupt(object, "the manifest is both an image and an index"));
         }
-        let kind = raw.media_type.as_deref().or(content_type);
-        if let (Some(inner), Some(outer)) = (&raw.media_type, content_type)
-            && ACCEPT.contains(&outer)
-            && inner != outer
-        {
-            let reason = format!("the manifest says {}, its registry {outer}", brief(inner));
-            return Err(Error::corrupt(object, reason));
-        }
-        match kind {
-            Some(media::OCI_IMAGE_INDEX_MEDIA_TYPE | media::IMAGE_MANIFEST_LIST_MEDIA_TYPE)
-                if raw.manifests.is_none() =>
-            {
-                return Err(Error::corrupt(object, "the index lists no manifests"));
+        match raw.media_type.as_deref().filter(|kind| !kind.is_empty()) {
+            Some(kind) if is_index(kind) && raw.manifests.is_none() => {
+                Err(Error::corrupt(object, "the index lists no manifests"))
             }
-            Some(media::OCI_IMAGE_MEDIA_TYPE | media::IMAGE_MANIFEST_MEDIA_TYPE)
-                if raw.manifests.is_some() =>
-            {
-                return Err(Error::corrupt(object, "the manifest is an index and says that it is an image"));
+            Some(kind) if is_manifest(kind) && raw.manifests.is_some() => {
+                Err(Error::corrupt(object, "the manifest is an index and says that it is an image"))
             }
-            Some(kind) if raw.media_type.is_some() && !ACCEPT.contains(&kind) => {
-                return Err(Error::unsupported(
-                    object,
-                    format!("media type {} is not an image", brief(kind)),
-                ));
+            Some(kind) if !is_index(kind) && !is_manifest(kind) => {
+                Err(Error::unsupported(object, format!("media type {} is not an image", brief(kind))))
             }
-            _ => {}
-        }
-        match raw.manifests {
-            Some(manifests) => choose(object, &manifests).map(Self::Index),
-            None => Self::image(object, raw.config, raw.layers),
+            _ if raw.manifests.is_none() && (raw.config.is_none() || raw.layers.is_none()) => {
+                Err(Error::corrupt(object, "the manifest has no config or no layers"))
+            }
+            _ => Ok(Self(raw)),
         }
     }
 
-    fn image(
-        object: &str,
-        config: Option<RawDescriptor>,
-        layers: Option<Vec<RawDescriptor>>,
-    ) -> Result<Self, Error> {
-        let (Some(config), Some(layers)) = (config, layers) else {
-            return Err(Error::corrupt(object, "the manifest has no config or no layers"));
-        };
-        match config.media_type.as_deref() {
-            None | Some(media::IMAGE_CONFIG_MEDIA_TYPE | media::IMAGE_DOCKER_CONFIG_MEDIA_TYPE) => {}
-            Some(other) => {
-                return Err(Error::unsupported(
-                    object,
-                    format!("configuration of type {}: not a container image", brief(other)),
-                ));
+    /// The manifest, with all that it points at.
+    pub(crate) fn manifest(self, object: &str) -> Result<Manifest, Error> {
+        match self.0 {
+            RawManifest { manifests: Some(entries), .. } => Ok(Manifest::Index(Index { entries })),
+            RawManifest { config: Some(config), layers, .. } => {
+                ImageManifest::new(object, &config, &layers.unwrap_or_default()).map(Manifest::Image)
             }
+            _ => Err(Error::corrupt(object, "the manifest has no config or no layers")),
         }
+    }
+}
+
+impl Manifest {
+    pub(crate) fn parse(object: &str, body: &[u8]) -> Result<Self, Error> {
+        Document::read(object, body)?.manifest(object)
+    }
+}
+
+impl ImageManifest {
+    fn new(object: &str, config: &RawDescriptor, layers: &[RawDescriptor]) -> Result<Self, Error> {
         if layers.len() > MOST_LAYERS {
             return Err(Error::TooLarge { object: object.into(), limit: MOST_LAYERS as u64, unit: "layers" });
         }
-        let config = descriptor(object, &config, LARGEST_CONFIG)?;
-        let mut checked = Vec::with_capacity(layers.len());
-        for layer in &layers {
-            let kind = layer.media_type.as_deref().unwrap_or(LAYER_TYPES[0]);
-            if !LAYER_TYPES.contains(&kind) {
-                let reason = format!(
-                    "layer {} has media type {}: tar, tar+gzip and tar+zstd are supported",
-                    brief(&layer.digest),
-                    brief(kind)
-                );
-                return Err(Error::unsupported(object, reason));
-            }
-            checked.push(descriptor(object, layer, LARGEST_LAYER)?);
+        let odd_config = config.kind().filter(|kind| !is_config(kind)).map(brief);
+        if let Some(layer) = layers.iter().find(|layer| layer.kind().is_some_and(|kind| !is_layer(kind))) {
+            let (digest, kind) = (brief(&layer.digest), brief(layer.kind().unwrap_or_default()));
+            let reason = match odd_config {
+                Some(config) => {
+                    format!("configuration of type {config} and layers of type {kind}: not a container image")
+                }
+                None => {
+                    format!("layer {digest} has media type {kind}: tar, tar+gzip and tar+zstd are supported")
+                }
+            };
+            return Err(Error::unsupported(object, reason));
         }
-        Ok(Self::Image { config, layers: checked })
+        let layers = layers.iter().map(|layer| descriptor(object, layer, LARGEST_LAYER));
+        Ok(Self {
+            layers: layers.collect::<Result<_, _>>()?,
+            config: descriptor(object, config, LARGEST_CONFIG)?,
+            odd_config,
+        })
     }
 }
 
@@ -211,32 +224,4 @@ fn descriptor(object: &str, raw: &RawDescriptor, largest: u64) -> Result<Descrip
         });
     }
     Ok(Descriptor { digest, size })
-}
-
-/// The manifest for this machine: the best fit, then the first; one without a platform if nothing else is there.
-fn choose(object: &str, manifests: &[RawDescriptor]) -> Result<Descriptor, Error> {
-    let mut best: Option<(u8, &RawDescriptor)> = None;
-    for raw in manifests {
-        let kind = raw.media_type.as_deref();
-        if kind.is_some_and(|kind| !ACCEPT.contains(&kind)) {
-            continue;
-        }
-        let fit = match &raw.platform {
-            Some(platform) => platform.fits(),
-            None => Some(0),
-        };
-        if let Some(fit) = fit
-            && best.is_none_or(|(known, _)| fit > known)
-        {
-            best = Some((fit, raw));
-        }
-    }
-    if let Some((_, raw)) = best {
-        return descriptor(object, raw, LARGEST_MANIFEST);
-    }
-    let platforms = manifests.iter().filter_map(|raw| raw.platform.as_ref());
-    let mut known: Vec<String> = platforms.map(Platform::show).take(20).collect();
-    known.sort();
-    let reason = format!("no manifest for linux/{}, only for: {}", architecture(), known.join(", "));
-    Err(Error::unsupported(object, reason))
 }

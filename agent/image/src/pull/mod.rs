@@ -21,14 +21,12 @@ use self::flights::{Flight, Flights, Key};
 use self::meter::{Counter, Meter};
 use crate::blocking::blocking;
 use crate::digest::Digest;
-use crate::manifest::{Config, Descriptor, Manifest};
+use crate::manifest::{Config, Descriptor, Found, Search, Step};
 use crate::reference::{Reference, Target};
 use crate::registry::{Fetched, Registries, Session};
 use crate::store::{Catalog, Facts, Layers, NewImage, Staged, commit, healthy};
 use crate::{Error, ErrorKind, ProgressFn};
 
-/// Indexes that lead to an index, before the one that leads to an image.
-const MOST_INDEXES: usize = 3;
 /// How often a pull joins a download that was another one's and failed for the other one's reasons.
 const MOST_JOINS: usize = 3;
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
@@ -40,13 +38,6 @@ pub(crate) struct Puller {
     registries: Registries,
     slots: Arc<Semaphore>,
     flights: Flights,
-}
-
-/// A manifest that leads to an image, with its bytes.
-struct Found {
-    body: Vec<u8>,
-    config: Descriptor,
-    layers: Vec<Descriptor>,
 }
 
 impl Puller {
@@ -77,16 +68,13 @@ impl Puller {
         if let Some(image) = self.known(&text, by_digest, &names).await? {
             return Ok(image);
         }
-        let found = find_image(&session, &text, top).await?;
-        let object = format!("{text}: configuration {}", found.config.digest);
-        let body = session.small_blob(&found.config).await?;
-        let config = Config::parse(&object, &body, Some(found.layers.len()))?;
-        let (layers, flights) = self.layers(&reference, &session, &found.layers, &config, progress).await?;
+        let Found { manifest, config_body, id, config, layers } = find_image(&session, &text, top).await?;
+        let (layers, flights) = self.layers(&reference, &session, &layers, &config, progress).await?;
         let image = NewImage {
-            id: found.config.digest,
+            id,
             config: config.image,
             diff_ids: config.diff_ids,
-            blobs: vec![body, found.body],
+            blobs: vec![config_body, manifest],
             names,
         };
         let catalog = Arc::clone(&self.catalog);
@@ -243,13 +231,14 @@ fn is_personal(kind: ErrorKind) -> bool {
 }
 
 /// Follows indexes to the image for this machine.
-async fn find_image(session: &Session, object: &str, mut fetched: Fetched) -> Result<Found, Error> {
-    for _ in 0..=MOST_INDEXES {
-        let named = format!("{object}: manifest {}", fetched.digest);
-        match Manifest::parse(&named, &fetched.body, fetched.content_type.as_deref())? {
-            Manifest::Image { config, layers } => return Ok(Found { body: fetched.body, config, layers }),
-            Manifest::Index(next) => fetched = session.manifest(&next.digest, Some(next.size)).await?,
-        }
+async fn find_image(session: &Session, object: &str, top: Fetched) -> Result<Found, Error> {
+    let (mut search, mut step) = Search::start(object, &top.digest, top.body)?;
+    loop {
+        let body = match step {
+            Step::Manifest(entry) => session.manifest(&entry.digest, Some(entry.size)).await?.body,
+            Step::Config(config) => session.small_blob(&config).await?,
+            Step::Found(found) => return Ok(*found),
+        };
+        step = search.feed(body)?;
     }
-    Err(Error::corrupt(object, "its index leads to an index again and again"))
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE};
+use reqwest::header::{ACCEPT, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Response, StatusCode, Url};
 use tokio::sync::Mutex;
 
@@ -10,9 +10,10 @@ use super::auth::{Challenge, Secret};
 use super::clients::Clients;
 use super::hosts::Host;
 use super::http::{self, Body, Subject};
+use super::sent::Sent;
 use super::{Fetched, check_digest};
 use crate::digest::Digest;
-use crate::manifest::{self, Descriptor};
+use crate::manifest::{self, Descriptor, Document};
 use crate::reference::Reference;
 use crate::{Error, ErrorKind};
 
@@ -81,25 +82,27 @@ impl Endpoint {
         }
     }
 
+    /// What is no manifest is this host's failure, whatever status came with it: the next host may do better.
     async fn manifest_once(&self, reference: &str, subject: &Subject) -> Result<Fetched, Error> {
         let mut common = HeaderMap::new();
         common.insert(ACCEPT, HeaderValue::from_static(accept()));
         let response = self.get(&format!("manifests/{reference}"), &common, subject).await?;
-        let header = |name: &str| {
-            response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
-        };
-        let content_type = header(CONTENT_TYPE.as_str())
-            .map(|kind| kind.split(';').next().unwrap_or_default().trim().to_owned());
-        let announced = header("docker-content-digest");
+        let sent = Sent::of(&response);
+        let announced = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
+        let announced = announced.and_then(|announced| announced.parse::<Digest>().ok());
         let limit = manifest::LARGEST_MANIFEST;
         let body = Body::new(response, subject).collect(limit).await?;
         let named = format!("manifest {} from {}", subject.object, self.name);
         let body = body.ok_or_else(|| Error::TooLarge { object: named.clone(), limit, unit: "bytes" })?;
+        Document::read(&named, &body).map_err(|error| match error {
+            Error::Corrupt { object, reason } => Error::corrupt(object, sent.blame(&reason, &body)),
+            other => other,
+        })?;
         let digest = Digest::of(&body);
-        if let Some(announced) = announced.and_then(|announced| announced.parse::<Digest>().ok()) {
+        if let Some(announced) = announced {
             check_digest(&named, &announced, &digest)?;
         }
-        Ok(Fetched { body, digest, content_type })
+        Ok(Fetched { body, digest })
     }
 
     /// A blob that fits into memory, with retries; checked.
@@ -116,7 +119,7 @@ impl Endpoint {
 
     async fn small_blob_once(&self, blob: &Descriptor, subject: &Subject) -> Result<Vec<u8>, Error> {
         let response = self.blob(&blob.digest, 0, subject).await?;
-        let object = format!("{} from {}", subject.object, self.name);
+        let object = format!("{} from {}{}", subject.object, self.name, Sent::of(&response).hint());
         let announced = response.content_length();
         let wrong_size = |actual| Error::SizeMismatch { object: object.clone(), expected: blob.size, actual };
         let body = match Body::new(response, subject).collect(blob.size).await? {

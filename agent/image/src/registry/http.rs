@@ -166,8 +166,8 @@ pub(super) async fn refused(response: Response, subject: &Subject, secret_sent: 
     }
 }
 
-/// What the registry says about its refusal, without control characters.
-fn message(body: &[u8]) -> String {
+/// What the registry says about its refusal, without control characters; empty: nothing.
+pub(super) fn message(body: &[u8]) -> String {
     let Ok(envelope) = serde_json::from_slice::<OciEnvelope>(body) else { return String::new() };
     let text: Vec<String> = envelope.errors.iter().take(3).map(|error| error.message.clone()).collect();
     let text: String = text.join("; ").chars().filter(|char| !char.is_control()).take(200).collect();

@@ -9,6 +9,7 @@ mod clients;
 mod endpoint;
 mod hosts;
 mod http;
+mod sent;
 mod token;
 mod transfer;
 
@@ -25,6 +26,7 @@ use self::hosts::{Host, Tls};
 
 pub(crate) use self::transfer::{Piece, Sink};
 use crate::digest::Digest;
+use crate::error::brief;
 use crate::manifest::Descriptor;
 use crate::reference::{Reference, Target};
 use crate::{Error, ErrorKind};
@@ -88,7 +90,6 @@ pub(crate) struct Session {
 pub(crate) struct Fetched {
     pub body: Vec<u8>,
     pub digest: Digest,
-    pub content_type: Option<String>,
 }
 
 impl Session {
@@ -139,7 +140,7 @@ impl Session {
     }
 
     fn hosts(&self, able: fn(&Host) -> bool) -> Hosts<'_> {
-        Hosts { session: self, next: 0, able, worst: None }
+        Hosts { session: self, next: 0, able, failures: Vec::new() }
     }
 }
 
@@ -149,7 +150,14 @@ pub(crate) struct Hosts<'a> {
     session: &'a Session,
     next: usize,
     able: fn(&Host) -> bool,
-    worst: Option<(u8, Error)>,
+    failures: Vec<Failure>,
+}
+
+/// The failure of one host.
+struct Failure {
+    host: String,
+    weight: u8,
+    error: Error,
 }
 
 impl<'a> Hosts<'a> {
@@ -179,21 +187,28 @@ impl<'a> Hosts<'a> {
                     tracing::debug!(host = endpoint.name(), %error, "host of the registry failed");
                 }
                 let weight = weight(&error, endpoint.host().server);
-                if self.worst.as_ref().is_none_or(|(known, _)| weight > *known) {
-                    self.worst = Some((weight, error));
-                }
+                self.failures.push(Failure { host: endpoint.name().to_owned(), weight, error });
                 Ok(None)
             }
         }
     }
 
-    /// Why none delivered.
-    pub(crate) fn verdict(self) -> Error {
-        let nobody = || Error::Config {
-            path: format!("hosts.toml of {}", self.session.reference.registry),
-            reason: "no host has the capability".into(),
+    /// Why none delivered: the failure that says most, and after it those of the other hosts.
+    pub(crate) fn verdict(mut self) -> Error {
+        // The first of those that weigh as much.
+        let worst = (0..self.failures.len()).rev().max_by_key(|at| self.failures[*at].weight);
+        let Some(worst) = worst.map(|at| self.failures.remove(at).error) else {
+            return Error::Config {
+                path: format!("hosts.toml of {}", self.session.reference.registry),
+                reason: "no host has the capability".into(),
+            };
         };
-        self.worst.map_or_else(nobody, |(_, error)| error)
+        if self.failures.is_empty() {
+            return worst;
+        }
+        let other = |failure: &Failure| format!("{}: {}", failure.host, brief(&failure.error.to_string()));
+        let others: Vec<String> = self.failures.iter().map(other).collect();
+        Error::Hosts { worst: Box::new(worst), others: others.join("; ") }
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::endpoint::{Endpoint, backoff};
 use super::http::{Body, Subject};
+use super::sent::Sent;
 use crate::blocking::DISK_LIMIT;
 use crate::manifest::Descriptor;
 use crate::{Error, ErrorKind};
@@ -75,12 +76,10 @@ impl Endpoint {
         received: &mut u64,
         sink: &Sink<'_>,
     ) -> Result<(), Error> {
-        let wrong_size = |actual: u64| Error::SizeMismatch {
-            object: format!("{} from {}", subject.object, self.name()),
-            expected: blob.size,
-            actual,
-        };
         let response = self.blob(&blob.digest, *received, subject).await?;
+        let object = format!("{} from {}{}", subject.object, self.name(), Sent::of(&response).hint());
+        let wrong_size =
+            |actual: u64| Error::SizeMismatch { object: object.clone(), expected: blob.size, actual };
         let mut position = begins_at(&response, *received).map_err(wrong_size)?;
         if let Some(length) = response.content_length()
             && position.saturating_add(length) != blob.size

@@ -102,13 +102,13 @@ fn rebuild(home: &Home) -> Model {
         let blob = Blob { size: bytes.len() as u64, digest: digest.clone() };
         if Digest::of(&bytes) != digest {
             tracing::warn!(%digest, "blob is damaged");
-        } else if let Ok(config) = Config::parse("kept configuration", &bytes, None) {
+        } else if let Ok(config) = Config::parse("kept configuration", &bytes) {
             let complete = config.diff_ids.iter().all(|diff_id| model.layers.contains_key(diff_id));
             if complete {
                 model.images.insert(digest, adopted(home, blob, config));
             }
-        } else if let Ok(Manifest::Image { config, .. }) = Manifest::parse("kept manifest", &bytes, None) {
-            manifests.push((config.digest, blob));
+        } else if let Ok(Manifest::Image(manifest)) = Manifest::parse("kept manifest", &bytes) {
+            manifests.push((manifest.config.digest, blob));
         }
     }
     for (config, manifest) in manifests {

@@ -411,6 +411,7 @@ async fn registry_configuration_that_cannot_be_read() {
 fn root(error: &Error) -> &Error {
     match error {
         Error::Shared(shared) => root(shared),
+        Error::Hosts { worst, .. } => root(worst),
         other => other,
     }
 }

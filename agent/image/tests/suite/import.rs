@@ -252,20 +252,28 @@ async fn an_index_with_platforms() {
         (imported[0].id.clone(), imported[0].repo_tags.clone()),
         (ours.id(), vec!["r.example/app:v1".into()])
     );
-    // Directly in index.json the one that does not fit is passed over; alone it is an error.
+    // Directly in index.json the one that does not fit is passed over; alone it is an error. One that says nothing is
+    // judged by its configuration, and an artifact is none of ours.
+    let mut artifact = small("signature").descriptor();
+    artifact["artifactType"] = json!("application/vnd.dev.cosign.artifact.sig.v1+json");
     for (manifests, works) in [
         (json!([platform(&other, "s390x"), platform(&ours, crate::images::architecture())]), true),
         (json!([platform(&other, "s390x")]), false),
+        (json!([other.descriptor(), artifact, ours.descriptor()]), true),
+        (json!([other.descriptor()]), false),
+        (json!([artifact]), false),
         (json!([]), false),
     ] {
-        let mut files = blobs(&ours);
+        let mut files = [blobs(&ours), blobs(&other)].concat();
         files.push((
             "index.json".into(),
             json!({ "schemaVersion": 2, "manifests": manifests }).to_string().into_bytes(),
         ));
         let bed = Bed::new().await;
         let imported = import(&bed, stream(&tar(&files))).await;
-        assert_eq!(imported.is_ok(), works, "{imported:?}");
+        let ids =
+            imported.as_ref().map(|images| images.iter().map(|image| image.id.clone()).collect::<Vec<_>>());
+        assert_eq!(ids.ok(), works.then(|| vec![ours.id()]), "{imported:?}");
     }
 }
 

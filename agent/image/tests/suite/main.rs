@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod bed;
+mod found;
 mod hostile;
 mod images;
 mod import;

@@ -47,28 +47,17 @@ pub enum Vice {
 pub struct Hostile {
     /// `127.0.0.1:<port>`.
     pub address: String,
-    closing: Arc<AtomicBool>,
+    _server: Server,
 }
 
 impl Hostile {
     /// Serves the test image `name` under every repository and tag.
     pub fn serve(name: &str, vice: Vice) -> Result<Self> {
         let digest = digest_of(name)?;
-        // Addresses and connections are this thread's: so is its network namespace.
-        let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
-        let address = listener.local_addr().context("read a free port")?.to_string();
-        let closing = Arc::new(AtomicBool::new(false));
-        let closed = closing.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                if closed.load(Ordering::Relaxed) {
-                    break;
-                }
-                let (digest, closed) = (digest.clone(), closed.clone());
-                thread::spawn(move || drop(talk(&stream, &digest, vice, &closed)));
-            }
-        });
-        Ok(Self { address, closing })
+        let server = Server::start(move |stream, method, path, closed| {
+            answer(stream, method, path, &digest, vice, closed)
+        })?;
+        Ok(Self { address: server.address.clone(), _server: server })
     }
 
     /// Its image.
@@ -77,7 +66,39 @@ impl Hostile {
     }
 }
 
-impl Drop for Hostile {
+/// An HTTP server on loopback whose answers are the caller's, one thread for each connection.
+#[derive(Debug)]
+pub(crate) struct Server {
+    /// `127.0.0.1:<port>`.
+    pub address: String,
+    closing: Arc<AtomicBool>,
+}
+
+impl Server {
+    /// `answer` gets method and path, and a flag that says that nobody waits for it any more.
+    pub fn start(
+        answer: impl Fn(&TcpStream, &str, &str, &AtomicBool) -> Result<()> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        // Addresses and connections are this thread's: so is its network namespace.
+        let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
+        let address = listener.local_addr().context("read a free port")?.to_string();
+        let closing = Arc::new(AtomicBool::new(false));
+        let closed = closing.clone();
+        let answer = Arc::new(answer);
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                if closed.load(Ordering::Relaxed) {
+                    break;
+                }
+                let (answer, closed) = (answer.clone(), closed.clone());
+                thread::spawn(move || drop(talk(&stream, &closed, &*answer)));
+            }
+        });
+        Ok(Self { address, closing })
+    }
+}
+
+impl Drop for Server {
     fn drop(&mut self) {
         self.closing.store(true, Ordering::Relaxed);
         // Wakes the listener.
@@ -85,7 +106,11 @@ impl Drop for Hostile {
     }
 }
 
-fn talk(stream: &TcpStream, digest: &str, vice: Vice, closed: &AtomicBool) -> Result<()> {
+fn talk(
+    stream: &TcpStream,
+    closed: &AtomicBool,
+    answer: &impl Fn(&TcpStream, &str, &str, &AtomicBool) -> Result<()>,
+) -> Result<()> {
     let mut reader = BufReader::new(stream);
     loop {
         let mut first = String::new();
@@ -100,7 +125,7 @@ fn talk(stream: &TcpStream, digest: &str, vice: Vice, closed: &AtomicBool) -> Re
         }
         let mut words = first.split(' ');
         let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        answer(stream, method, path, digest, vice, closed)?;
+        answer(stream, method, path, closed)?;
     }
 }
 
@@ -163,8 +188,8 @@ fn is_layer(manifest: &Value, digest: &str) -> bool {
     manifest["layers"].as_array().into_iter().flatten().any(|layer| layer["digest"] == digest)
 }
 
-/// A header that promises `length` bytes, and as many as there are.
-fn send(
+/// A header that promises `length` bytes, and as many as there are. Without a `kind` no Content-Type is sent.
+pub(crate) fn send(
     mut stream: &TcpStream,
     method: &str,
     status: &str,
@@ -173,7 +198,10 @@ fn send(
     body: &[u8],
     length: usize,
 ) -> Result<()> {
-    let mut head = format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n");
+    let mut head = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n");
+    if !kind.is_empty() {
+        let _ = write!(head, "Content-Type: {kind}\r\n");
+    }
     if !digest.is_empty() {
         let _ = write!(head, "Docker-Content-Digest: {digest}\r\n");
     }

@@ -18,6 +18,7 @@ mod hostile;
 mod identity;
 mod image_volumes;
 mod images;
+mod images_found;
 mod lifecycle;
 mod limits;
 mod mounts;

@@ -242,6 +242,12 @@ pub fn own_network() -> Result<()> {
     process::stdout("ip", ["link", "set", "lo", "up"]).map(|_| ())
 }
 
+
+/// A mount namespace for this thread and all that it spawns, whose mounts nobody else sees.
+pub fn own_mounts() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS).context("make a mount namespace")?;
+    process::stdout("mount", ["--make-rprivate", "/"]).map(|_| ())
+}
 /// An IPC namespace for this thread and all that it spawns: what it makes with shmget(2) outlives no test.
 pub fn own_ipc() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWIPC).context("make an IPC namespace")

@@ -12,10 +12,10 @@ use tokio::sync::Notify;
 
 use crate::{
     AddRequest, Error, InterfaceStats, NetworkConfig, NetworkStatus, PodNetwork,
-    cni::{Cni, PLUGIN_LIMIT, conf::ConfList, result::addresses},
+    cni::{Cni, PLUGIN_LIMIT, conf::ConfList, owed, result::addresses},
     embedded::{Embedded, pod::IFNAME, pod::link_name, reaper},
     netlink::{Socket, link},
-    record::{HostPort, Phase, PodKind, Record, Store, VERSION},
+    record::{CniRecord, HostPort, Phase, PodKind, Record, Store, VERSION},
     state::{State, host_ports},
     thread,
 };
@@ -35,9 +35,10 @@ pub(crate) struct Inner {
     store: Store,
     state: Mutex<State>,
     embedded: Embedded,
-    cni: Cni,
+    pub(crate) cni: Cni,
     preflight: Mutex<Preflight>,
     reaper: Arc<Notify>,
+    pub(crate) owed: Arc<Notify>,
     locks: Mutex<HashMap<PodId, Weak<tokio::sync::Mutex<()>>>>,
 }
 
@@ -83,10 +84,12 @@ impl Network {
             state: Mutex::new(state),
             preflight: Mutex::default(),
             reaper: Arc::new(Notify::new()),
+            owed: Arc::new(Notify::new()),
             locks: Mutex::default(),
         });
         inner.look_ahead().await;
         spawn_reaper(&inner);
+        owed::spawn(&inner);
         Ok(Self { inner })
     }
 
@@ -217,6 +220,7 @@ fn spawn_reaper(inner: &Arc<Inner>) {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.reaper.notify_one();
+        self.owed.notify_one();
     }
 }
 
@@ -238,7 +242,7 @@ impl Inner {
     }
 
     /// One operation at a time for each pod.
-    fn lock(&self, pod: &PodId) -> Arc<tokio::sync::Mutex<()>> {
+    pub(crate) fn lock(&self, pod: &PodId) -> Arc<tokio::sync::Mutex<()>> {
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
         locks.retain(|_, lock| lock.strong_count() > 0);
         if let Some(lock) = locks.get(pod).and_then(Weak::upgrade) {
@@ -412,15 +416,24 @@ impl Inner {
     }
 
     async fn del(&self, pod: &PodId, remove: bool) -> Result<(), Error> {
+        let owed = self.state().get(pod).is_some_and(|record| record.phase == Phase::Unpinning);
+        if owed {
+            self.owed.notify_one();
+            return Ok(());
+        }
         let Some(record) = self.state().update(pod, |record| record.phase = Phase::Deleting) else {
             return Ok(());
         };
         let mut errors = Vec::new();
         errors.extend(self.save(record.clone()).await.err());
         let done = match &record.network {
-            PodKind::Cni(cni) => {
-                self.cni.del(&record, cni, record.boot_id != self.boot_id).await.map(|()| false)
-            }
+            PodKind::Cni(cni) => match self.cni.del(&record, cni, record.boot_id != self.boot_id).await {
+                Ok(()) => {
+                    self.unpin(pod, cni).await;
+                    return Error::collect(errors);
+                }
+                Err(error) => Err(error),
+            },
             PodKind::Embedded { .. } => self.embedded.disconnect(record.clone(), remove).await,
         };
         match done {
@@ -435,6 +448,38 @@ impl Inner {
             Err(error) => errors.push(error),
         }
         Error::collect(errors)
+    }
+
+    /// The end of a DEL. A pin that cannot go yet is no reason for the pod to stay: it is owed.
+    async fn unpin(&self, pod: &PodId, cni: &CniRecord) {
+        let done = match self.cni.unpin(cni).await {
+            Ok(()) => self.release(pod).await,
+            Err(error) => Err(error),
+        };
+        let Err(error) = done else { return };
+        tracing::warn!(
+            pod_sandbox_id = %pod,
+            error = chain(&error),
+            "a network namespace stays pinned for now: is something mounted above its directory?"
+        );
+        let record = self.state().update(pod, |record| {
+            record.ports.clear();
+            record.phase = Phase::Unpinning;
+        });
+        if let Some(record) = record
+            && let Err(error) = self.save(record).await
+        {
+            // A restart makes DEL once more, which changes nothing.
+            tracing::warn!(pod_sandbox_id = %pod, error = chain(&error), "record of a pin that is to go");
+        }
+        self.owed.notify_one();
+    }
+
+    /// Pods whose pin has yet to go.
+    pub(crate) fn owed_pins(&self) -> Vec<PodId> {
+        let state = self.state();
+        let owed = state.records().filter(|record| record.phase == Phase::Unpinning);
+        owed.map(|record| record.pod.clone()).collect()
     }
 
     async fn check(&self, pod: &PodId, netns: OwnedFd) -> Result<(), Error> {

@@ -43,6 +43,8 @@ pub(crate) enum Phase {
     Up,
     /// DEL has begun or is done but for the link, which has yet to go.
     Deleting,
+    /// DEL is done but for the pin of the network namespace, which has yet to go.
+    Unpinning,
 }
 
 /// Who gave the pod its network.

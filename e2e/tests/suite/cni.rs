@@ -4,9 +4,10 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use holdfast_e2e::{
-    Oracle, Scene, place,
-    scene::BUSYBOX,
+    Oracle, Scene, place, process,
+    scene::{BUSYBOX, own_mounts},
     specs::{pod, sleeper},
+    wait,
 };
 use serde_json::json;
 
@@ -14,6 +15,7 @@ use crate::network::addresses;
 
 #[test]
 fn plugins_are_used_when_there_is_a_configuration() -> Result<()> {
+    mounts_as_after_a_first_pod()?;
     let Some(mut scene) = Scene::ours()? else { return Ok(()) };
     if !place::cni_plugins().join("bridge").exists() {
         println!("SKIP: no CNI plugins: run cargo x test");
@@ -39,14 +41,14 @@ fn plugins_are_used_when_there_is_a_configuration() -> Result<()> {
     let status = scene.crictl.json(&["inspectp", &pod_id])?;
     let pid = status["info"]["pid"].to_string();
     let flush = ["-t", &pid, "-n", "ip", "address", "flush", "dev", "eth0"];
-    holdfast_e2e::process::stdout("nsenter", flush)?;
+    process::stdout("nsenter", flush)?;
     scene.agent()?.crash()?;
-    holdfast_e2e::wait::until_true("the agent to tell of the lost address", || told(&mut scene))?;
+    wait::until_true("the agent to tell of the lost address", || told(&mut scene))?;
     scene.remove_pod(&pod_id)?;
 
     // A changed configuration is noticed.
     configure(&mut scene, "hfe2ecni1", "10.213.201.0/24")?;
-    holdfast_e2e::wait::until_true("the changed configuration in use", || {
+    wait::until_true("the changed configuration in use", || {
         Ok(life(&scene, "10.213.20").is_ok_and(|address| address.starts_with("10.213.201.")))
     })
 }
@@ -54,6 +56,7 @@ fn plugins_are_used_when_there_is_a_configuration() -> Result<()> {
 /// A plugin that fails undoes the pod, and its words are in the error.
 #[test]
 fn a_failing_plugin_fails_the_pod() -> Result<()> {
+    mounts_as_after_a_first_pod()?;
     let Some(mut scene) = Scene::ours()? else { return Ok(()) };
     let oracle = scene.oracle()?;
     // ADD finds no address in there; DEL has nothing to say.
@@ -64,7 +67,7 @@ fn a_failing_plugin_fails_the_pod() -> Result<()> {
     ensure!(scene.crictl.ok(&["pods", "-q"])?.is_empty(), "the pod is listed");
     fs::remove_file(list)?;
     // What the plugin itself made stays, as everywhere.
-    let _ = holdfast_e2e::process::stdout("ip", ["link", "del", "hfe2ecni1"]);
+    let _ = process::stdout("ip", ["link", "del", "hfe2ecni1"]);
     oracle.nothing_left()
 }
 
@@ -74,6 +77,7 @@ fn a_plugin_that_cannot_undo_leaves_a_pod_to_be_removed_later() -> Result<()> {
     let with_own_plugins = |settings: &mut holdfast_e2e::agent::Settings| {
         settings.cni_bin_dirs.push(settings.dir.join("plugins"));
     };
+    mounts_as_after_a_first_pod()?;
     let Some(mut scene) = Scene::ours_with(with_own_plugins)? else { return Ok(()) };
     let oracle = scene.oracle()?;
     let list = broken(&mut scene, "no-such-ipam")?;
@@ -91,8 +95,71 @@ fn a_plugin_that_cannot_undo_leaves_a_pod_to_be_removed_later() -> Result<()> {
     fs::set_permissions(&plugin, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     fs::remove_file(list)?;
     scene.remove_pod(&id)?;
-    let _ = holdfast_e2e::process::stdout("ip", ["link", "del", "hfe2ecni1"]);
+    let _ = process::stdout("ip", ["link", "del", "hfe2ecni1"]);
     oracle.nothing_left()
+}
+
+/// The first name of ip-netns(8) makes a mount point of /run/netns. Pins that were there before would lie below it, and
+/// their pods could never be stopped.
+#[test]
+fn names_of_ip_netns_beside_pods() -> Result<()> {
+    own_mounts()?;
+    // It may be a mount point on this machine already.
+    while process::stdout("umount", ["-l", "/run/netns"]).is_ok() {}
+    let Some(mut scene) = Scene::ours()? else { return Ok(()) };
+    if !place::cni_plugins().join("bridge").exists() {
+        println!("SKIP: no CNI plugins: run cargo x test");
+        return Ok(());
+    }
+    scene.crictl.ok(&["pull", BUSYBOX])?;
+    configure(&mut scene, "hfe2ecni2", "10.213.202.0/24")?;
+    let pod_id = scene.run_pod(&pod(&scene.dir, "before"))?;
+    let name = Name::new("hfe2ename")?;
+    let later = scene.run_pod(&pod(&scene.dir, "after"))?;
+    let oracle = Oracle::look(scene.scope())?;
+    life(&scene, "10.213.202.")?;
+    oracle.nothing_left()?;
+    scene.remove_pod(&pod_id)?;
+    ensure!(!pin(&pod_id).exists(), "a pin stays");
+
+    // Whoever mounts something above the directory, and lets no unmount through, keeps a pin, and no pod.
+    process::stdout("mount", ["--rbind", "/run/netns", "/run/netns"])?;
+    process::stdout("mount", ["--make-rprivate", "/run/netns"])?;
+    scene.remove_pod(&later)?;
+    ensure!(scene.crictl.ok(&["pods", "-q"])?.is_empty(), "the pod is listed");
+    ensure!(pin(&later).exists(), "the test covers nothing");
+    scene.agent()?.crash()?;
+    ensure!(pin(&later).exists(), "the test covers nothing");
+    process::stdout("umount", ["-l", "/run/netns"])?;
+    wait::until_true("the end of the pin", || Ok(!pin(&later).exists()))?;
+    drop(name);
+    Ok(())
+}
+
+/// A name of ip-netns(8), gone with the test.
+struct Name(&'static str);
+
+impl Name {
+    fn new(name: &'static str) -> Result<Self> {
+        process::stdout("ip", ["netns", "add", name])?;
+        Ok(Self(name))
+    }
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        let _ = process::stdout("ip", ["netns", "del", self.0]);
+    }
+}
+
+fn pin(pod_id: &str) -> std::path::PathBuf {
+    format!("/run/netns/holdfast-{pod_id}").into()
+}
+
+/// /run/netns is a mount point from the first pod on, and stays one.
+fn mounts_as_after_a_first_pod() -> Result<()> {
+    own_mounts()?;
+    Name::new("hfe2efirst").map(drop)
 }
 
 /// A configuration of the bridge plugin with this address management; its file.

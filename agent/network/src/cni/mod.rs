@@ -8,6 +8,7 @@ mod args;
 mod chain;
 pub(crate) mod conf;
 mod exec;
+pub(crate) mod owed;
 mod pin;
 pub(crate) mod result;
 #[cfg(test)]
@@ -139,15 +140,18 @@ impl Cni {
         Ok(result)
     }
 
-    /// Runs the chain backwards with the cached configuration and result, and unpins the namespace. A namespace that is
-    /// gone (`is_over`: of another boot) has an empty path, as the specification wants it.
+    /// Runs the chain backwards with the cached configuration and result. A namespace that is gone (`is_over`: of another
+    /// boot) has an empty path, as the specification wants it.
     pub(crate) async fn del(&self, record: &Record, cni: &CniRecord, is_over: bool) -> Result<(), Error> {
         let path = cni.netns.clone();
         let pinned = thread::blocking("pod-network", move || Ok(!is_over && pin::is_pinned(&path))).await?;
         let netns = if pinned { cni.netns.to_string_lossy() } else { "".into() };
         let list = conf::parse_list(&cni.file, cni.conf.clone())?;
-        self.chain(&list, record, cni, &netns).del(cni.result.as_ref()).await?;
-        // Only now: a DEL that has to be made again finds the namespace.
+        self.chain(&list, record, cni, &netns).del(cni.result.as_ref()).await
+    }
+
+    /// Takes the pin of the namespace away. Once DEL is done: one that has to be made again finds the namespace.
+    pub(crate) async fn unpin(&self, cni: &CniRecord) -> Result<(), Error> {
         let path = cni.netns.clone();
         thread::blocking("pod-network", move || pin::unpin(&path)).await
     }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use holdfast_model::PodId;
+use rustix::mount::MountPropagationFlags;
 use serde_json::{Value, json};
 
 use super::pin;
@@ -85,11 +86,31 @@ impl Fake {
         pin::path(&self.path("netns"), pod)
     }
 
+    /// Mounts at and below the directory of the pins, as points and their optional fields.
+    fn mounts(&self) -> Vec<String> {
+        let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        let dir = self.path("netns").display().to_string();
+        let fields = |line: &str| {
+            let mut words = line.split(' ').skip(4);
+            let point = words.next()?.strip_prefix(&dir)?.to_owned();
+            let shared = words.nth(1).is_some_and(|word| word.starts_with("shared:"));
+            Some(format!("{point} {}", if shared { "shared" } else { "private" }))
+        };
+        mounts.lines().filter_map(fields).collect()
+    }
+
+    /// But for the directory of the pins, which stays a mount point as ip-netns(8) leaves it.
     fn assert_nothing_left(&self, pod: &PodId) {
         assert_eq!(record_count(self.dir.path()), 0);
         assert!(!self.pin(pod).exists());
-        let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
-        assert!(!mounts.contains(&self.dir.path().to_string_lossy().into_owned()));
+        assert!(self.mounts().iter().all(|mount| mount == " shared"), "{:?}", self.mounts());
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        // Or its directory could not be removed.
+        let _ = rustix::mount::unmount(self.path("netns"), rustix::mount::UnmountFlags::DETACH);
     }
 }
 
@@ -147,6 +168,63 @@ fn a_chain_is_run_and_taken_back() {
         assert_eq!(fake.input("one", "DEL")["prevResult"], made.cni_result.unwrap());
         network.del(&pod, None).await.unwrap();
         assert_eq!(fake.calls(), Vec::<String>::new());
+        fake.assert_nothing_left(&pod);
+    });
+}
+
+/// What ip-netns(8) does before its first name is done by then.
+#[test]
+fn the_directory_of_pins_is_a_shared_mount_point_from_the_first_on() {
+    on_own_host(|| async {
+        let fake = Fake::new();
+        let network = fake.start().await;
+        let mut pods = Vec::new();
+        for name in ["one", "two"] {
+            let wanted = request(name, &netns());
+            pods.push(wanted.pod.clone());
+            network.add(wanted).await.unwrap();
+        }
+        let mounts = fake.mounts();
+        assert_eq!(mounts.len(), 3, "one for the directory and one for each pin: {mounts:?}");
+        assert!(mounts[0] == " shared" && mounts[1].starts_with("/holdfast-"), "{mounts:?}");
+        for pod in &pods {
+            network.del(pod, None).await.unwrap();
+        }
+        for pod in &pods {
+            fake.assert_nothing_left(pod);
+        }
+    });
+}
+
+/// A pin below somebody's mount cannot go if that lets no unmount through, and its pod goes all the same.
+#[test]
+fn a_busy_pin_is_owed_and_goes_when_it_can() {
+    on_own_host(|| async {
+        let fake = Fake::new();
+        let network = fake.start().await;
+        let wanted = request("web", &netns());
+        let pod = wanted.pod.clone();
+        network.add(wanted).await.unwrap();
+        let dir = fake.path("netns");
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        let cover = || {
+            rustix::mount::mount_bind_recursive(&dir, &dir).unwrap();
+            rustix::mount::mount_change(&dir, private).unwrap();
+        };
+        let uncover = || rustix::mount::unmount(&dir, rustix::mount::UnmountFlags::DETACH).unwrap();
+        on_host(cover);
+        network.del(&pod, None).await.unwrap();
+        network.del(&pod, None).await.unwrap();
+        assert_eq!(fake.calls(), ["ADD one", "ADD two", "DEL two", "DEL one"]);
+        assert_eq!((network.get(&pod), record_count(fake.dir.path())), (None, 1));
+        assert!(fake.pin(&pod).exists());
+        drop(network);
+        // A restart knows of it, and makes no DEL for it.
+        let network = fake.start().await;
+        network.recover(&HashSet::new()).await.unwrap();
+        assert_eq!((fake.calls(), record_count(fake.dir.path())), (Vec::new(), 1));
+        on_host(uncover);
+        eventually("the end of the pin", || record_count(fake.dir.path()) == 0).await;
         fake.assert_nothing_left(&pod);
     });
 }

@@ -129,8 +129,12 @@ fn seccomp_profiles() -> Result<()> {
     let pod = pod(&scene.dir, "seccomp");
     let pod_id = scene.run_pod(&pod)?;
     let file = scene.dir.join("no-mkdir.json");
-    let rule = json!({"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1});
-    let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]});
+    let rule = json!({"names": ["mkdir", "mkdirat", "mkdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1});
+    // Recorders write rules of nothing, and calls that this machine does not have; both do nothing.
+    let nothing = json!({"names": [], "action": "SCMP_ACT_ERRNO", "args": null});
+    let unknown = json!({"names": ["no_such_call"], "action": "SCMP_ACT_KILL"});
+    let profile =
+        json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [nothing, rule.clone(), unknown, rule]});
     fs::write(&file, profile.to_string())?;
     let file = file.display().to_string();
     // The context, whether there is a filter, whether mkdir(2) and unshare(2) of a user namespace are possible.

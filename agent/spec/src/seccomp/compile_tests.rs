@@ -67,3 +67,29 @@ fn a_tree_answers_as_a_list_does() {
         assert!(allowed > 4000 && refused > 4000, "{allowed} {refused}");
     }
 }
+
+/// Recorded profiles say things twice, unknown things, and nothing at all; what they say first about a call stands.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn profiles_as_they_are_found_become_programs() {
+    let compiled = |rules: &str| {
+        let text = format!(r#"{{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{rules}]}}"#);
+        let profile = crate::seccomp::profile::parse(text.as_bytes(), CapSet::EMPTY, (6, 1)).unwrap();
+        compile(&profile).unwrap_or_else(|error| panic!("{rules}: {error:?}")).0
+    };
+    let rule = |names: &str, errno: u32| {
+        format!(r#"{{"names":{names},"action":"SCMP_ACT_ERRNO","errnoRet":{errno}}}"#)
+    };
+    let mkdir = u32::try_from(libc::SYS_mkdir).unwrap();
+    let answer = |program: &[u8]| run(program, &data(AUDIT_ARCH_X86_64, mkdir, [0, 0]));
+    let (allowed, refused) = (0x7fff_0000, 0x0005_0000 | 7);
+    for (rules, expected) in [
+        (rule("[]", 7), allowed),
+        (rule(r#"["no_such_call_at_all"]"#, 7), allowed),
+        (rule(r#"["mkdir","mkdir","no_such_call_at_all"]"#, 7), refused),
+        ([rule(r#"["mkdir"]"#, 7), rule(r#"["mkdir"]"#, 7)].join(","), refused),
+        ([rule("[]", 1), rule(r#"["mkdir"]"#, 7), rule("[]", 2)].join(","), refused),
+    ] {
+        assert_eq!(answer(&compiled(&rules)), expected, "{rules}");
+    }
+}

@@ -138,11 +138,13 @@ pub enum Op {
 #[serde(rename_all = "camelCase")]
 pub struct Arg {
     /// Which argument, 0 to 5.
+    #[serde(default, deserialize_with = "null_is_zero")]
     pub index: u32,
     /// What it is compared with; the mask of [`Op::MaskedEqual`].
+    #[serde(default, deserialize_with = "null_is_zero")]
     pub value: u64,
     /// What the masked argument is compared with.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_zero")]
     pub value_two: u64,
     /// How.
     pub op: Op,
@@ -198,9 +200,6 @@ pub enum ProfileError {
     /// `architectures` and `archMap` together.
     #[error("has both architectures and archMap: keep one of them")]
     TwoArchitectureLists,
-    /// A rule with `name` and `names`, or with neither.
-    #[error("rule {0} has to have either name or names")]
-    RuleNames(usize),
     /// A kernel version that is none.
     #[error("minKernel {0:?} is not of the form major.minor")]
     MinKernel(String),
@@ -216,9 +215,9 @@ pub fn parse(text: &[u8], caps: CapSet, kernel: (u32, u32)) -> Result<Profile, P
         return Err(ProfileError::Listener("listenerPath"));
     }
     let mut rules = Vec::with_capacity(json.syscalls.len());
-    for (index, rule) in json.syscalls.into_iter().enumerate() {
+    for rule in json.syscalls {
         if rule.applies(caps, kernel)? {
-            rules.push(rule.into_rule(index)?);
+            rules.extend(rule.into_rule());
         }
     }
     if json.default_action == Action::Notify || rules.iter().any(|rule| rule.action == Action::Notify) {
@@ -270,7 +269,7 @@ struct ArchMap {
 struct JsonRule {
     name: Option<String>,
     #[serde(default, deserialize_with = "null_is_empty")]
-    names: Vec<String>,
+    names: Vec<Option<String>>,
     action: Action,
     errno_ret: Option<u32>,
     #[serde(default, deserialize_with = "null_is_empty")]
@@ -311,14 +310,16 @@ impl JsonRule {
         Ok(true)
     }
 
-    fn into_rule(self, index: usize) -> Result<Rule, ProfileError> {
-        let names = match (self.name, self.names) {
-            (Some(name), names) if names.is_empty() && !name.is_empty() => vec![name],
-            (None, names) if !names.is_empty() => names,
-            (Some(name), names) if name.is_empty() && !names.is_empty() => names,
-            _ => return Err(ProfileError::RuleNames(index)),
-        };
-        Ok(Rule { names, action: self.action, errno: self.errno_ret, args: self.args })
+    /// Both spellings of a rule's calls count. One without any, as recorders write it, says nothing.
+    fn into_rule(self) -> Option<Rule> {
+        let mut names: Vec<String> = Vec::new();
+        for name in self.name.into_iter().chain(self.names.into_iter().flatten()) {
+            if !name.is_empty() && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        let rule = Rule { names, action: self.action, errno: self.errno_ret, args: self.args };
+        (!rule.names.is_empty()).then_some(rule)
     }
 }
 
@@ -338,6 +339,15 @@ where
     T: Deserialize<'de>,
 {
     Option::<Vec<T>>::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+/// Go leaves a number out that is zero.
+fn null_is_zero<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 #[cfg(test)]
@@ -382,6 +392,41 @@ mod tests {
         assert_eq!(names(text, CapSet::EMPTY.with(Cap::SYS_ADMIN)), ["a", "c", "g"]);
     }
 
+    /// As recorders (SPO, oci-seccomp-bpf-hook) and people write them.
+    #[test]
+    fn profiles_as_they_are_found() {
+        let rules = |text: &str| {
+            let text = format!(r#"{{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{text}]}}"#);
+            parse(text.as_bytes(), CapSet::EMPTY, (6, 1)).unwrap().rules
+        };
+        // A rule of nothing does nothing.
+        for nothing in [
+            "",
+            r#"{"action":"SCMP_ACT_ALLOW"}"#,
+            r#"{"names":[],"action":"SCMP_ACT_ALLOW"}"#,
+            r#"{"names":null,"name":null,"action":"SCMP_ACT_ALLOW","args":[],"includes":null,"excludes":null}"#,
+            r#"{"names":["",null],"name":"","action":"SCMP_ACT_KILL"}"#,
+        ] {
+            assert_eq!(rules(nothing), [], "{nothing}");
+        }
+        for (text, expected) in [
+            (r#"{"name":"read","action":"SCMP_ACT_ALLOW"}"#, &["read"][..]),
+            (r#"{"name":"read","names":null,"action":"SCMP_ACT_ALLOW","args":null}"#, &["read"]),
+            (r#"{"name":"read","names":["write","read"],"action":"SCMP_ACT_ALLOW"}"#, &["read", "write"]),
+            (r#"{"names":["read","write","read"],"action":"SCMP_ACT_ALLOW"}"#, &["read", "write"]),
+            (r#"{"names":["no_such_call"],"action":"SCMP_ACT_ALLOW","errnoRet":null}"#, &["no_such_call"]),
+        ] {
+            assert_eq!(rules(text)[0].names, expected, "{text}");
+        }
+        let zero =
+            &rules(r#"{"names":["a"],"action":"SCMP_ACT_LOG","args":[{"index":null,"op":"SCMP_CMP_EQ"}]}"#)
+                [0];
+        assert_eq!((zero.args[0].index, zero.args[0].value), (0, 0));
+        let nulls = r#"{"defaultAction":"SCMP_ACT_LOG","defaultErrnoRet":null,"architectures":null,"archMap":null,
+            "syscalls":null,"flags":null,"listenerPath":null,"listenerMetadata":null}"#;
+        assert_eq!(parse(nulls.as_bytes(), CapSet::EMPTY, (6, 1)).unwrap().rules, []);
+    }
+
     #[test]
     fn what_is_refused() {
         for (text, part) in [
@@ -390,11 +435,8 @@ mod tests {
             (r#"{"defaultAction":"SCMP_ACT_PERMIT"}"#, "not a seccomp profile"),
             (r#"{"defaultAction":"SCMP_ACT_NOTIFY"}"#, "SCMP_ACT_NOTIFY"),
             (r#"{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/run/x"}"#, "listenerPath"),
-            (r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"action":"SCMP_ACT_ALLOW"}]}"#, "rule 0"),
-            (
-                r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"name":"a","names":["b"],"action":"SCMP_ACT_LOG"}]}"#,
-                "rule 0",
-            ),
+            (r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["a"]}]}"#, "not a seccomp profile"),
+            (r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[null]}"#, "not a seccomp profile"),
             (
                 r#"{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86"],
                     "archMap":[{"architecture":"SCMP_ARCH_X86"}]}"#,

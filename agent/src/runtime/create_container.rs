@@ -25,7 +25,7 @@ use crate::cdi;
 use super::{
     Error, Runtime,
     blocking::{blocking, make_dir, now_ns, remove_tree},
-    exec_sync::{KeptLaunch, LAUNCH_FILE},
+    kept,
     names::{Reservation, Reserved},
     object::{Container, Kept, Pod},
     pod_files,
@@ -244,6 +244,7 @@ impl Runtime {
             shim: std::sync::Mutex::default(),
             exited: tokio::sync::watch::Sender::new(false),
             samples: Samples::default(),
+            exec_base: std::sync::Mutex::default(),
             name,
         });
         match self.fill_container(&container, &plan).await {
@@ -262,20 +263,14 @@ impl Runtime {
         let (dir, run_dir) = (container.dir.clone(), self.run_dir(id));
         let owner = root_owner(&plan.pod.record.get());
         let record = container.record.get();
-        let kept = serde_json::to_vec(&KeptLaunch {
-            launch: &plan.built.launch,
-            seccomp: &plan.built.seccomp,
-            capabilities: plan.built.capabilities.bits(),
-        });
+        let launch = kept::encode(&plan.built, &dir)?;
+        let program = plan.seccomp.clone().filter(|_| kept::is_of_file(&plan.built.seccomp));
         blocking(move || -> Result<(), Error> {
             make_dir(&dir, 0o711)?;
             record::write(&dir, &*record)?;
             make_dir(&run_dir, 0o700)?;
             make_root_dirs(&dir, owner)?;
-            let path = dir.join(LAUNCH_FILE);
-            kept.map_err(std::io::Error::from)
-                .and_then(|bytes| std::fs::write(&path, bytes))
-                .map_err(|source| Error::Io { operation: "write", path, source })
+            kept::write(&dir, &launch, program.as_deref())
         })
         .await?;
         let images = std::iter::once(&plan.record.image_id).chain(&plan.record.volume_images);

@@ -6,13 +6,10 @@ use std::{
     time::Duration,
 };
 
-use holdfast_model::SecurityProfile;
 use holdfast_pod::{
-    launch::{ExecLaunch, Launch},
+    launch::ExecLaunch,
     protocol::{Answer, Exec, FdRole, Phase, Request},
 };
-use holdfast_spec::caps::CapSet;
-use oci_spec::runtime::Spec;
 use tokio::{io::AsyncReadExt, net::unix::pipe, time::timeout};
 
 use super::{
@@ -108,40 +105,27 @@ impl Runtime {
         command: &[String],
         tty: bool,
     ) -> Result<(OwnedFd, Option<OwnedFd>), Error> {
-        let (compiler, container, command) = (self.seccomp.clone(), container.clone(), command.to_vec());
-        blocking(move || {
-            let kept = container.kept_launch()?;
-            let record = container.record.get();
-            let process = kept
-                .launch
-                .spec
-                .process()
-                .as_ref()
-                .map(|process| holdfast_spec::exec_process(process, &record.init.user, &command, tty))
-                .transpose()
-                .map_err(|source| Error::Spec { operation: "exec", source })?;
-            let launch = ExecLaunch {
-                process,
-                raw_env: kept.launch.raw_env.clone(),
-                seccomp_flags: kept.launch.seccomp_flags,
-            };
-            let bytes = serde_json::to_vec(&launch).map_err(|error| Error::Io {
-                operation: "encode an exec of",
-                path: container.dir.clone(),
-                source: error.into(),
-            })?;
-            let launch = sealed("holdfast-exec", &bytes, &container.dir)?;
-            // Another runtime has the profile of the container, and compiles it itself.
-            let profile = if record.runtime.is_some() { &SecurityProfile::Unconfined } else { &kept.seccomp };
-            let program = compiler
-                .program(profile, CapSet::from_bits(kept.capabilities))
-                .map_err(|source| Error::Seccomp { operation: "exec", source })?;
-            let program = program
-                .map(|program| sealed("holdfast-seccomp", program.bytes(), &container.dir))
-                .transpose()?;
-            Ok((launch, program))
-        })
-        .await
+        let base = if let Some(base) = container.known_exec_base() {
+            base
+        } else {
+            let (compiler, container) = (self.seccomp.clone(), container.clone());
+            blocking(move || container.load_exec_base(&compiler)).await?
+        };
+        let user = &container.record.get().init.user;
+        let process = holdfast_spec::exec_process(&base.process, user, command, tty)
+            .map_err(|source| Error::Spec { operation: "exec", source })?;
+        let launch = ExecLaunch { process, raw_env: base.raw_env.clone(), seccomp_flags: base.seccomp_flags };
+        let bytes = serde_json::to_vec(&launch).map_err(|error| Error::Io {
+            operation: "encode an exec of",
+            path: container.dir.clone(),
+            source: error.into(),
+        })?;
+        let launch = sealed("holdfast-exec", &bytes, &container.dir)?;
+        let program = base.program.as_ref().map(|program| {
+            // A description of its own for each: they share no offset.
+            sealed("holdfast-seccomp", program.bytes(), &container.dir)
+        });
+        Ok((launch, program.transpose()?))
     }
 }
 
@@ -198,25 +182,3 @@ async fn read_capped(from: &mut pipe::Receiver, into: &mut Vec<u8>) {
         into.extend_from_slice(&chunk[..room]);
     }
 }
-
-/// What an exec needs of the container's start. Kept in a file of its own, since few containers are ever exec'd into
-/// and the agent's memory is not for that.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
-pub(super) struct KeptLaunch<L = Launch<Spec>, S = SecurityProfile> {
-    pub launch: L,
-    pub seccomp: S,
-    pub capabilities: u64,
-}
-
-impl Container {
-    /// Blocking.
-    pub(super) fn kept_launch(&self) -> Result<KeptLaunch, Error> {
-        let path = self.dir.join(LAUNCH_FILE);
-        std::fs::read(&path)
-            .and_then(|bytes| serde_json::from_slice(&bytes).map_err(std::io::Error::from))
-            .map_err(|source| Error::Io { operation: "read", path, source })
-    }
-}
-
-/// File name of a [`KeptLaunch`].
-pub(super) const LAUNCH_FILE: &str = "launch.json";

@@ -21,6 +21,7 @@ mod exec_sync;
 mod foreign;
 mod handlers;
 mod hooks;
+mod kept;
 mod kinds;
 mod lock;
 mod monitor;

@@ -115,6 +115,7 @@ impl Runtime {
             tracing::warn!(container_id = %container.id, %error, "container has exited, but its record does not say so");
         }
         container.shim.lock().unwrap_or_else(PoisonError::into_inner).take();
+        container.exec_base.lock().unwrap_or_else(PoisonError::into_inner).take();
         container.exited.send_replace(true);
         self.release_run_parts(container).await;
     }

@@ -13,6 +13,7 @@ use super::{
     Error,
     blocking::blocking,
     error::phase_name,
+    kept::ExecBase,
     names::Reservation,
     record::{self, ContainerRecord, PodPhase, PodRecord, Record, RecordError},
     session::Forwards,
@@ -128,6 +129,8 @@ pub struct Container {
     pub exited: watch::Sender<bool>,
     /// What the last statistics were computed from.
     pub samples: Samples,
+    /// What execs are made of; `None` before the first one, and once it has exited.
+    pub exec_base: Mutex<Option<Arc<ExecBase>>>,
     /// Its name.
     pub name: Reservation,
 }

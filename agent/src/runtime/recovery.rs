@@ -144,6 +144,7 @@ impl Runtime {
             shim: std::sync::Mutex::default(),
             exited: tokio::sync::watch::Sender::new(phase == Phase::Exited),
             samples: Samples::default(),
+            exec_base: std::sync::Mutex::default(),
             name,
         });
         if phase == Phase::Creating {

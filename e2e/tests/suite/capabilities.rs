@@ -167,6 +167,41 @@ fn seccomp_profiles() -> Result<()> {
     oracle.nothing_left()
 }
 
+/// An exec has the filter that its container was started with, whatever has become of the profile's file.
+#[test]
+fn a_profile_is_kept_from_the_start_on() -> Result<()> {
+    let Some(mut scene) = Scene::any()? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    let pod = pod(&scene.dir, "kept-profile");
+    let pod_id = scene.run_pod(&pod)?;
+    let file = scene.dir.join("kept.json");
+    let rule = json!({"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1});
+    fs::write(&file, json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}).to_string())?;
+    let mut container = sleeper("main", BUSYBOX);
+    container["linux"]["security_context"]["seccomp"] = json!({"profile_type": 2, "localhost_ref": file});
+    let id = scene.start(&pod_id, &pod, &container)?;
+    let filtered = |scene: &Scene, what: &str| -> Result<()> {
+        let script =
+            "grep -q 'Seccomp:.2' /proc/self/status && ! mkdir /tmp/made 2>/dev/null && echo filtered";
+        let found = scene.shell(&id, script).with_context(|| what.to_owned())?;
+        ensure!(found == "filtered", "{what}: {found:?}");
+        Ok(())
+    };
+    filtered(&scene, "as it was")?;
+    for (what, text) in [("another profile", r#"{"defaultAction":"SCMP_ACT_ALLOW"}"#), ("no profile", "{")] {
+        fs::write(&file, text)?;
+        filtered(&scene, what)?;
+    }
+    fs::remove_file(&file)?;
+    filtered(&scene, "without its file")?;
+    if scene.agent.is_some() {
+        scene.agent()?.crash()?;
+        filtered(&scene, "without its file, after a restart")?;
+    }
+    scene.remove_pod(&pod_id)?;
+    oracle.nothing_left()
+}
+
 /// A 32-bit program runs under the default profile, and the profile holds for its calls as well.
 #[test]
 fn a_32_bit_program_has_the_same_filter() -> Result<()> {

@@ -11,7 +11,7 @@ use std::{
     io::{self, Read},
     os::unix::fs::OpenOptionsExt,
     path::{Component, Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
 };
 
 pub use compile::CompileError;
@@ -141,12 +141,19 @@ pub struct Compiler {
     kernel: (u32, u32),
     /// Last used last.
     programs: Mutex<Vec<(Source, Slot)>>,
+    /// Those that were not compiled here, while somebody has them.
+    given: Mutex<Vec<Weak<Program>>>,
 }
 
 impl Compiler {
     /// For relative profiles below `profile_root` (the kubelet's /var/lib/kubelet/seccomp) and a kernel of this version.
     pub fn new(profile_root: impl Into<PathBuf>, kernel: (u32, u32)) -> Self {
-        Self { profile_root: profile_root.into(), kernel, programs: Mutex::default() }
+        Self {
+            profile_root: profile_root.into(),
+            kernel,
+            programs: Mutex::default(),
+            given: Mutex::default(),
+        }
     }
 
     /// Compiles RuntimeDefault for the default capabilities, so that the first container need not wait for it.
@@ -167,6 +174,19 @@ impl Compiler {
             self.forget(&slot);
         }
         result.map(Some)
+    }
+
+    /// A program that was compiled when its container was made, whatever its profile says by now. Equal ones are shared.
+    pub fn given(&self, bytes: Vec<u8>, flags: u32) -> Arc<Program> {
+        let program = Program { bytes, flags };
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        given.retain(|known| known.strong_count() > 0);
+        if let Some(known) = given.iter().filter_map(Weak::upgrade).find(|known| **known == program) {
+            return known;
+        }
+        let program = Arc::new(program);
+        given.push(Arc::downgrade(&program));
+        program
     }
 
     /// The same profile in the words of the OCI runtime spec, for a runtime that compiles it itself. Blocks.

@@ -127,15 +127,11 @@ impl Scene {
 
     /// RunPodSandbox; returns the id.
     pub fn run_pod(&self, pod: &Value) -> Result<String> {
-        let logs = Path::new(pod["log_directory"].as_str().context("a pod without log directory")?);
-        fs::create_dir_all(logs).with_context(|| format!("make {}", logs.display()))?;
         self.crictl.ok(&["runp", &text(&specs::write(&self.dir, pod)?)])
     }
 
     /// The same with a RuntimeClass handler.
     pub fn run_pod_with(&self, pod: &Value, handler: &str) -> Result<String> {
-        let logs = Path::new(pod["log_directory"].as_str().context("a pod without log directory")?);
-        fs::create_dir_all(logs).with_context(|| format!("make {}", logs.display()))?;
         self.crictl.ok(&["runp", "--runtime", handler, &text(&specs::write(&self.dir, pod)?)])
     }
 
@@ -242,13 +238,13 @@ pub fn own_network() -> Result<()> {
     process::stdout("ip", ["link", "set", "lo", "up"]).map(|_| ())
 }
 
+/// An IPC namespace for this thread and all that it spawns: what it makes with shmget(2) outlives no test.
+pub fn own_ipc() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWIPC).context("make an IPC namespace")
+}
 
 /// A mount namespace for this thread and all that it spawns, whose mounts nobody else sees.
 pub fn own_mounts() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).context("make a mount namespace")?;
     process::stdout("mount", ["--make-rprivate", "/"]).map(|_| ())
-}
-/// An IPC namespace for this thread and all that it spawns: what it makes with shmget(2) outlives no test.
-pub fn own_ipc() -> Result<()> {
-    unshare(CloneFlags::CLONE_NEWIPC).context("make an IPC namespace")
 }

@@ -41,6 +41,9 @@ pub struct Launch<S> {
     /// Sources of bind mounts that get the SELinux label of `spec.linux.mountLabel`, with all below them.
     #[serde(default)]
     pub relabel: Vec<PathBuf>,
+    /// Sources of bind mounts that are made, as directories, if nothing is there: those of the request.
+    #[serde(default)]
+    pub make_sources: Vec<PathBuf>,
     /// Flags for seccomp(2) with the program that comes along, if one does.
     #[serde(default)]
     pub seccomp_flags: u32,

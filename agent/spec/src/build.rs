@@ -170,6 +170,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Built, SpecError> {
             seccomp_flags: 0,
         },
         seccomp: seccomp(inputs),
+            make_sources: mounts.make_sources,
         capabilities: granted.bounding,
         devices: devices.rules,
         stop_signal: command::stop_signal(config, &inputs.image.config)?,

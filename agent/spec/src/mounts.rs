@@ -26,6 +26,8 @@ pub struct Mounts {
     pub volumes: Vec<PathBuf>,
     /// Sources that get the container's SELinux label: the pod's files, and what the request says.
     pub relabel: Vec<PathBuf>,
+    /// Sources that are made if nothing is there: a kubelet makes none for a hostPath volume without a type.
+    pub make_sources: Vec<PathBuf>,
     /// The images that are mounted.
     pub image_volumes: Vec<ImageVolume>,
     /// /dev/shm is the holder's and no mount of the list.
@@ -37,6 +39,8 @@ pub fn mounts(inputs: &Inputs<'_>, namespaces: &Namespaces) -> Result<Mounts, Sp
     let own = &inputs.container.mounts;
     let maps = Maps::of(namespaces);
     let mut relabel = relabel::sources(inputs)?;
+    // What a CDI device or the pod's own files lack is no directory, so only the request's.
+    let make_sources = own.iter().filter(|m| m.image.is_none()).map(|m| m.host_path.clone().into()).collect();
     let mut binds: Vec<Bind> =
         own.iter().enumerate().map(|(i, mount)| bind(inputs, mount, i)).collect::<Result<_, _>>()?;
     for of_device in cdi::mounts(inputs.cdi, &maps)? {
@@ -73,7 +77,7 @@ pub fn mounts(inputs: &Inputs<'_>, namespaces: &Namespaces) -> Result<Mounts, Sp
         list.push(bind.into_oci()?);
     }
     let pod_shm = !namespaces.host_ipc() && !covered(Path::new("/dev/shm"), &taken);
-    Ok(Mounts { list, root_propagation, volumes, relabel, image_volumes, pod_shm })
+    Ok(Mounts { list, root_propagation, volumes, relabel, make_sources, image_volumes, pod_shm })
 }
 
 /// A mount of the request takes the place of a system's one at the same path, and of all below a /dev.

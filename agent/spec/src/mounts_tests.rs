@@ -35,6 +35,19 @@ fn options(mounts: &Mounts, target: &str) -> Vec<String> {
 }
 
 #[test]
+fn sources_of_the_request_are_made_and_no_others() {
+    let mut case = with(&[mount("/data/new", "/data"), mount("/data/new", "/again")]);
+    case.cdi.mounts.push(holdfast_model::CdiMount {
+        host_path: "/usr/lib/driver.so".into(),
+        container_path: "/usr/lib/driver.so".into(),
+        ..Default::default()
+    });
+    let made = made(&case).unwrap();
+    assert!(made.list.iter().any(|mount| mount.source().as_deref() == Some(Path::new("/usr/lib/driver.so"))));
+    assert_eq!(made.make_sources, [Path::new("/data/new"), Path::new("/data/new")]);
+}
+
+#[test]
 fn the_systems_come_first_and_deep_ones_last() {
     let made =
         made(&with(&[mount("/a", "/data/deep"), mount("/b", "/data"), mount("/c", "/z/../opt/")])).unwrap();

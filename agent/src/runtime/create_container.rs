@@ -25,7 +25,7 @@ use crate::cdi;
 use super::{
     Error, Runtime,
     blocking::{blocking, make_dir, now_ns, remove_tree},
-    kept,
+    kept, log_files,
     names::{Reservation, Reserved},
     object::{Container, Kept, Pod},
     pod_files,
@@ -153,7 +153,7 @@ impl Runtime {
             init: Created::default(),
             cgroup,
             stop_signal: built.stop_signal,
-            log_path: log_path(&pod_record.config, &config)?,
+            log_path: log_files::path(&pod_record.config, &config)?,
             resources: config.resources.clone(),
             started_at_ns: 0,
             exit: None,
@@ -262,6 +262,7 @@ impl Runtime {
         let id = &container.id;
         let (dir, run_dir) = (container.dir.clone(), self.run_dir(id));
         let owner = root_owner(&plan.pod.record.get());
+        let log_path = plan.record.log_path.clone();
         let record = container.record.get();
         let launch = kept::encode(&plan.built, &dir)?;
         let program = plan.seccomp.clone().filter(|_| kept::is_of_file(&plan.built.seccomp));
@@ -270,6 +271,7 @@ impl Runtime {
             record::write(&dir, &*record)?;
             make_dir(&run_dir, 0o700)?;
             make_root_dirs(&dir, owner)?;
+            log_files::make_directory(log_path.parent(), "config.log_path")?;
             kept::write(&dir, &launch, program.as_deref())
         })
         .await?;
@@ -516,21 +518,6 @@ fn cgroup_fds(entry: &Entry) -> impl Iterator<Item = (FdRole, BorrowedFd<'_>)> {
     dir.into_iter().chain(tasks).chain(oom)
 }
 
-fn log_path(pod: &PodSandboxConfig, config: &ContainerConfig) -> Result<PathBuf, Error> {
-    if config.log_path.is_empty() || pod.log_directory.is_empty() {
-        return Ok(PathBuf::new());
-    }
-    let relative = PathBuf::from(&config.log_path);
-    let plain = relative.components().all(|part| matches!(part, std::path::Component::Normal(_)));
-    if !plain {
-        return Err(Error::BadRequest {
-            field: "config.log_path",
-            problem: format!("{:?} is not a relative path below the pod's log directory", config.log_path),
-        });
-    }
-    Ok(PathBuf::from(&pod.log_directory).join(relative))
-}
-
 fn cdi_failed(source: cdi::CdiError) -> Error {
     Error::Cdi { operation: "create container", source }
 }
@@ -569,26 +556,4 @@ fn make_root_dirs(dir: &Path, (uid, gid): (u32, u32)) -> Result<(), Error> {
         chown(&path, Some(uid), Some(gid)).map_err(io("set owner of"))?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_log_path_stays_below_its_directory() {
-        let mut pod_config =
-            PodSandboxConfig { log_directory: "/var/log/pods/x".into(), ..Default::default() };
-        for bad in ["../x", "/etc/passwd", "a/../../b"] {
-            assert!(join(&pod_config, bad).is_err(), "{bad}");
-        }
-        assert_eq!(join(&pod_config, "c/0.log").ok(), Some("/var/log/pods/x/c/0.log".into()));
-        pod_config.log_directory.clear();
-        assert_eq!(join(&pod_config, "c/0.log").ok(), Some(PathBuf::new()));
-    }
-
-    fn join(pod: &PodSandboxConfig, path: &str) -> Result<PathBuf, Error> {
-        let config = ContainerConfig { log_path: path.into(), ..Default::default() };
-        log_path(pod, &config)
-    }
 }

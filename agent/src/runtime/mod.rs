@@ -25,6 +25,7 @@ mod kept;
 mod kinds;
 mod lock;
 mod monitor;
+mod log_files;
 mod names;
 mod object;
 mod pipes;

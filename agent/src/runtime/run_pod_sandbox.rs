@@ -17,6 +17,7 @@ use holdfast_spec::selinux;
 use super::{
     Error, Runtime,
     blocking::{blocking, make_dir, now_ns, remove_tree},
+    log_files,
     names::{Reservation, Reserved},
     object::{self, Kept, Pod},
     pod_files,
@@ -138,7 +139,8 @@ impl Runtime {
         let first = (pod.dir.clone(), record.clone());
         blocking(move || -> Result<(), Error> {
             make_dir(&first.0, 0o755)?;
-            Ok(record::write(&first.0, &*first.1)?)
+            record::write(&first.0, &*first.1)?;
+            log_files::make_directory(Some(first.1.config.log_directory.as_ref()), "config.log_directory")
         })
         .await?;
         self.cgroups

@@ -82,7 +82,12 @@ fn what_create_refuses() -> Result<()> {
         ("negative shares", busybox(|c| limit(c, "cpu_shares", -1)), invalid, "shares"),
         ("a negative quota", busybox(|c| limit(c, "cpu_quota", -2)), invalid, "quota"),
         ("a tiny period", busybox(|c| limit(c, "cpu_period", -3)), invalid, "period"),
-        ("no source", busybox(|c| mount(c, "/no/such/source", "/data")), absent, "/no/such/source"),
+        (
+            "a source that cannot be made",
+            busybox(|c| mount(c, "/proc/no/such/source", "/data")),
+            absent,
+            "/proc/no/such/source",
+        ),
         ("a relative source", busybox(|c| mount(c, "no/slash", "/data")), absent, "no/slash"),
         ("a profile that is not there", busybox(profile), absent, "no-such-profile"),
         ("an unknown capability", busybox(capability), invalid, "CAP_NONSENSE"),

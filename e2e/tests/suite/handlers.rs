@@ -408,12 +408,17 @@ fn what_cannot_run_is_said_where_a_kubelet_looks_for_it(oci: &Oci) -> Result<()>
     // One that is never started is removed all the same.
     let id = scene.create(&pod_id, &pod, &container("never", BUSYBOX, &["/no/such/command"]))?;
     crictl.ok(&["rm", &id])?;
-    // A mount source that is not there.
+    // A mount source that is not there is made; one that cannot be is named.
     let mut mounted = sleeper("mounted", BUSYBOX);
-    mounted["mounts"] = json!([{"container_path": "/data", "host_path": scene.dir.join("not-there")}]);
+    mounted["mounts"] = json!([{"container_path": "/data", "host_path": scene.dir.join("made/deep")}]);
+    let id = scene.create(&pod_id, &pod, &mounted)?;
+    ensure!(scene.dir.join("made/deep").is_dir(), "the mount's source was not made");
+    crictl.ok(&["rm", &id])?;
+    std::os::unix::fs::symlink("nowhere", scene.dir.join("dangling"))?;
+    mounted["mounts"] = json!([{"container_path": "/data", "host_path": scene.dir.join("dangling")}]);
     let (container, sandbox) = scene.create_files(&pod, &mounted)?;
     let refused = crictl.refused(&["create", &pod_id, &container, &sandbox])?;
-    ensure!(refused.text.contains("not-there"), "{refused:?}");
+    ensure!(refused.text.contains("dangling"), "{refused:?}");
     ensure!(kept(&scene, oci)?.is_empty(), "{} still keeps {:?}", oci.name, kept(&scene, oci)?);
     scene.remove_pod(&pod_id)?;
     oracle.nothing_left()

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::Write,
+    path::Path,
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -183,7 +184,7 @@ fn logs_are_where_they_were_asked_for() -> Result<()> {
     let pod = pod(&scene.dir, "log-paths");
     let pod_id = scene.run_pod(&pod)?;
     let directory = pod["log_directory"].as_str().context("no log directory")?;
-    std::fs::create_dir_all(format!("{directory}/deep"))?;
+    // Neither the pod's directory nor one below it was there.
     let mut container = container("main", BUSYBOX, &["echo", "hello"]);
     container["log_path"] = "deep/0.log".into();
     let id = scene.start(&pod_id, &pod, &container)?;
@@ -193,6 +194,11 @@ fn logs_are_where_they_were_asked_for() -> Result<()> {
     let mut log = String::new();
     std::io::Read::read_to_string(&mut File::open(&path)?, &mut log)?;
     ensure!(log.ends_with(" stdout F hello\n"), "{log}");
+    for made in [directory, &format!("{directory}/deep")] {
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(made)?.permissions());
+        ensure!(mode & 0o7777 == 0o755, "{made} has mode {mode:o}");
+    }
     scene.remove_pod(&pod_id)?;
+    ensure!(Path::new(&path).is_file(), "the log went with the pod");
     oracle.nothing_left()
 }

@@ -108,6 +108,49 @@ fn mounts_are_what_was_asked_for() -> Result<()> {
     oracle.nothing_left()
 }
 
+/// A source that is not there is made as a directory, as a kubelet counts on for a hostPath volume without a type.
+/// A link that leads nowhere is not made to lead somewhere.
+#[test]
+fn missing_sources_are_made() -> Result<()> {
+    let Some(scene) = Scene::any()? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    let dir = scene.dir.join("missing");
+    directories(&dir, &["there"])?;
+    std::os::unix::fs::symlink("there", dir.join("link"))?;
+    std::os::unix::fs::symlink("nowhere", dir.join("dangling"))?;
+    let pod = pod(&scene.dir, "missing-sources");
+    let pod_id = scene.run_pod(&pod)?;
+    let mounted = |name: &str, source: &str| {
+        let mut container = sleeper(name, BUSYBOX);
+        container["mounts"] = json!([{"container_path": "/data", "host_path": dir.join(source)}]);
+        container
+    };
+    for (name, source, made) in [
+        ("plain", "a/b/c", &["a", "a/b", "a/b/c"][..]),
+        ("linked", "link/new/er", &["there/new", "there/new/er"]),
+    ] {
+        let id = scene.start(&pod_id, &pod, &mounted(name, source))?;
+        scene.shell(&id, "echo hello > /data/file")?;
+        ensure!(fs::read_to_string(dir.join(source).join("file"))? == "hello\n");
+        for path in made {
+            let meta = fs::metadata(dir.join(path))?;
+            let owner = (std::os::unix::fs::MetadataExt::uid(&meta), meta.is_dir());
+            let mode = std::os::unix::fs::PermissionsExt::mode(&meta.permissions()) & 0o7777;
+            ensure!(mode == 0o755 && owner == (0, true), "{path} has mode {mode:o}, {owner:?}");
+        }
+    }
+    for source in ["dangling", "a/b/c/file/x"] {
+        let (container, pod) = scene.create_files(&pod, &mounted("never", source))?;
+        let output = scene.crictl.call(&["create", &pod_id, &container, &pod])?;
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(!output.status.success() && text.contains(source), "{source}: {text}");
+    }
+    ensure!(!dir.join("nowhere").exists(), "a dangling link was followed");
+    scene.remove_pod(&pod_id)?;
+    ensure!(dir.join("a/b/c/file").is_file(), "a volume went with its pod");
+    oracle.nothing_left()
+}
+
 /// A status echoes the mounts of the request: the kubelet finds the termination message that way.
 fn echoed(asked: &Value, told: &Value) -> Result<()> {
     let (asked, told) = (asked.as_array().into_iter().flatten(), told.as_array().into_iter().flatten());

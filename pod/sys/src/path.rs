@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, readlinkat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, readlinkat};
 use rustix::io::Errno;
 
 use crate::error::{CallError, Result};
@@ -169,6 +169,39 @@ fn make_name(at: &OwnedFd, name: &OsStr, kind: Kind) -> rustix::io::Result<Owned
     }
 }
 
+/// Makes the host's directory `path` and those above it, 0755 less the umask, if nothing is there: `mkdir -p`. The part
+/// that is there is looked up as always, symlinks and all. From the first missing name on every directory is made and
+/// opened below its parent's descriptor, and no symlink is followed: whoever may write there cannot lead the rest
+/// elsewhere. Whether anything was made.
+///
+/// # Errors
+/// ELOOP or ENOTDIR where a symlink that leads nowhere stands in the way, EINVAL for `..` in the missing part.
+pub fn make_directories(path: &Path) -> Result<bool> {
+    const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+    let failed = |e| call_failed("make", path, e);
+    let (mut missing, mut there) = (Vec::new(), path);
+    let mut at = loop {
+        let flags = if missing.is_empty() { OFlags::PATH | OFlags::CLOEXEC } else { DIRECTORY };
+        match openat(CWD, there, flags, Mode::empty()) {
+            Ok(_) if missing.is_empty() => return Ok(false),
+            Ok(fd) => break fd,
+            Err(Errno::NOENT) => {}
+            Err(e) => return Err(failed(e)),
+        }
+        missing.push(there.file_name().ok_or_else(|| failed(Errno::INVAL))?);
+        there = there.parent().ok_or_else(|| failed(Errno::NOENT))?;
+    };
+    for name in missing.into_iter().rev() {
+        match mkdirat(&at, name, Mode::from_raw_mode(0o755)) {
+            // Somebody else was faster.
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(failed(e)),
+        }
+        at = openat(&at, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()).map_err(failed)?;
+    }
+    Ok(true)
+}
+
 /// Is it a directory?
 pub fn is_directory(fd: impl AsFd, path: &Path) -> Result<bool> {
     let stat = fstat(fd).map_err(|e| call_failed("fstat", path, e))?;
@@ -248,6 +281,30 @@ mod tests {
         symlink("/", path.join("top")).unwrap();
         assert!(root.ensure(Path::new("/top/new"), Kind::Directory).is_ok());
         assert!(path.join("new").is_dir());
+    }
+
+    #[test]
+    fn directories_of_the_host_are_made_once_and_through_no_planted_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        assert!(make_directories(&at("a/b/c")).unwrap());
+        assert!(at("a/b/c").is_dir());
+        assert!(!make_directories(&at("a/b/c")).unwrap());
+        // What is there is a host's own, links and files too.
+        symlink("a", at("link")).unwrap();
+        std::fs::write(at("file"), "").unwrap();
+        assert!(make_directories(&at("link/b/new/er")).unwrap());
+        assert!(at("a/b/new/er").is_dir());
+        assert!(!make_directories(&at("file")).unwrap());
+        assert!(make_directories(&at("file/x")).unwrap_err().is(Errno::NOTDIR));
+        // A link that leads nowhere is not made to lead somewhere.
+        symlink("nowhere", at("dangling")).unwrap();
+        for path in ["dangling", "dangling/x"] {
+            assert!(make_directories(&at(path)).unwrap_err().is(Errno::NOTDIR), "{path}");
+        }
+        assert!(!at("nowhere").exists());
+        assert!(make_directories(&at("new/../up")).unwrap_err().is(Errno::INVAL));
+        assert!(!at("new").exists() && !at("up").exists());
     }
 
     #[test]

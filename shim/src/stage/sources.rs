@@ -5,7 +5,7 @@ use std::path::Path;
 
 use holdfast_sys::mount::{self, Change};
 use holdfast_sys::ns;
-use holdfast_sys::path::is_directory;
+use holdfast_sys::path::{is_directory, make_directories};
 use oci_spec::runtime::Mount;
 use rustix::io::Errno;
 
@@ -45,6 +45,7 @@ impl Sources {
 
 /// Opens every source that the spec names.
 pub fn open(launch: &Launch, user_namespace: Option<&OwnedFd>) -> Result<Sources> {
+    make_missing(launch)?;
     let mut sources = Sources::default();
     for (place, mount) in mounts(launch).iter().enumerate() {
         let options = Options::parse(mount.options().as_deref().unwrap_or_default());
@@ -78,6 +79,17 @@ pub fn open_images(launch: &Launch, user_namespace: Option<&OwnedFd>) -> Result<
         Some(source.map(|source| (place, source)))
     };
     mounts(launch).iter().enumerate().filter_map(one).collect()
+}
+
+/// Makes the sources of the request that are not there, as containerd and CRI-O do. They stay if the start fails, as
+/// with these: somebody else may have begun to use them.
+pub fn make_missing(launch: &Launch) -> Result<()> {
+    for path in launch.make_sources.iter().filter(|path| path.is_absolute()) {
+        let stage = format!("make mount source {}", path.display());
+        make_directories(path)
+            .or_invalid(&stage, "see the path on the host: it is not there and cannot be made")?;
+    }
+    Ok(())
 }
 
 /// Gives sources the container's SELinux label: for the same runtime, which knows nothing of that.

@@ -18,6 +18,12 @@ fn a_mount_source_that_is_not_there() {
     assert_eq!((failure.kind, failure.errno), (FaultKind::Invalid, 2));
     assert!(failure.stage.contains(missing.to_str().unwrap()), "{failure}");
     assert!(failure.text.contains("make it on the host"), "{failure}");
+    // One of the request is made, unless it cannot be.
+    fs::write(scene.path("file"), "").unwrap();
+    scene.make_sources = vec![scene.path("file/below")];
+    let failure = Shim::refused(&scene);
+    assert_eq!(failure.kind, FaultKind::Invalid);
+    assert!(failure.stage.contains("file/below"), "{failure}");
 }
 
 #[test]

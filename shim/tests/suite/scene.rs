@@ -26,6 +26,7 @@ pub struct Scene {
     pub layers: Vec<PathBuf>,
     pub volumes: Vec<PathBuf>,
     pub image_volumes: Vec<ImageVolume>,
+    pub make_sources: Vec<PathBuf>,
 }
 
 impl Scene {
@@ -54,6 +55,7 @@ impl Scene {
             layers: vec![lower],
             volumes: Vec::new(),
             image_volumes: Vec::new(),
+            make_sources: Vec::new(),
         })
     }
 
@@ -111,6 +113,7 @@ impl Scene {
             gid_map: self.map.clone(),
             raw_env: vec![b"RAW=\xff\xfe".to_vec()],
             relabel: Vec::new(),
+            make_sources: self.make_sources.clone(),
             seccomp_flags: 0,
         };
         serde_json::to_vec(&launch).unwrap()

@@ -26,6 +26,7 @@ fn launch(join: u64, own: u64) -> Launch {
         volumes: Vec::new(),
         image_volumes: Vec::new(),
         relabel: Vec::new(),
+        make_sources: Vec::new(),
         user: UserRequest::default(),
         join,
         own,

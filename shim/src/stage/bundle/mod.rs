@@ -71,6 +71,7 @@ fn make(plan: &Plan<'_>) -> Result<()> {
     let shm = if launch.pod_shm { Some(pod_shm(plan.holder)?) } else { None };
     at(Step::OpenSources);
     let images = sources::open_images(&launch, user_namespace.as_ref())?;
+    sources::make_missing(&launch)?;
     sources::relabel(&launch)?;
     let root = root_of(&tree)?;
     at(Step::FindUser);

@@ -68,7 +68,7 @@ impl<'a> Sysctl<'a> {
         })
     }
 
-    /// No component is empty, `.` or `..`, and nothing is a control character, a space or not ASCII.
+    /// No component is empty, `.` or `..`, and nothing is a control character, a space, `=` or not ASCII.
     fn is_plain(&self) -> bool {
         let (mut length, mut only_dots) = (0, true);
         for byte in self.path().chain([b'/']) {
@@ -77,7 +77,7 @@ impl<'a> Sysctl<'a> {
                     return false;
                 }
                 (length, only_dots) = (0, true);
-            } else if byte.is_ascii_graphic() {
+            } else if byte.is_ascii_graphic() && byte != b'=' {
                 length += 1;
                 only_dots &= byte == b'.';
             } else {
@@ -155,6 +155,8 @@ mod tests {
             "net. x",
             "net.\n",
             "net.ä",
+            "net.ipv4.x=1",
+            "net/ipv4.//.//.kernel",
         ] {
             assert_eq!(path(name), Err(SysctlRefusal::Malformed), "{name:?}");
         }

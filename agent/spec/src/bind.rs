@@ -42,10 +42,7 @@ pub struct Maps {
 impl Maps {
     /// Those of the pod's user namespace.
     pub fn of(namespaces: &Namespaces) -> Self {
-        let map = |maps: &[holdfast_pod::launch::IdMap]| {
-            maps.iter().map(|map| oci::mapping(map.inside, map.outside, map.count)).collect()
-        };
-        Self { uids: map(&namespaces.uid_map), gids: map(&namespaces.gid_map) }
+        Self { uids: oci::mappings(&namespaces.uid_map), gids: oci::mappings(&namespaces.gid_map) }
     }
 
     /// There is no user namespace.

@@ -9,14 +9,14 @@ use holdfast_pod::{
     launch::{Launch, Rootfs, UserRequest},
     protocol::ResolvedUser,
 };
-use oci_spec::runtime::{
-    Linux, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, PosixRlimit, Process, Spec,
-};
+use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, PosixRlimit, Process, Spec};
 
 use crate::{
     HostFacts,
     caps::{self, CapSet, Granted},
-    cdi, command, devices, env,
+    cdi, command,
+    devices::{self, Owner},
+    env,
     error::{SpecError, invalid, unsupported},
     mounts,
     namespaces::{self, Namespaces},
@@ -66,6 +66,8 @@ pub struct Inputs<'a> {
     pub cgroups_path: &'a str,
     /// The node.
     pub host: &'a HostFacts,
+    /// Whether device nodes belong to the user that the request names.
+    pub device_ownership: bool,
     /// The node's default limits of processes.
     pub rlimits: &'a [PosixRlimit],
 }
@@ -125,7 +127,8 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Built, SpecError> {
     resources::check(&config.resources)?;
     let namespaces = namespaces::of_container(&security.namespaces, inputs.pod)?;
     cdi::check(inputs.cdi)?;
-    let mut devices = devices::devices(&config.devices, security.privileged, "/dev".as_ref())?;
+    let owner = if inputs.device_ownership { Owner::of(security) } else { Owner::default() };
+    let mut devices = devices::devices(&config.devices, security.privileged, "/dev".as_ref(), owner)?;
     let mounts = mounts::mounts(inputs, &namespaces)?;
     let limit = limit_of(inputs.host, &namespaces);
     let granted = caps::grant(&security.capabilities, security.privileged, limit)?;
@@ -253,12 +256,9 @@ fn linux(inputs: &Inputs<'_>, namespaces: &Namespaces) -> Linux {
     // Those that are joined have no path that would outlive the holder: `Launch::join` names them.
     linux.set_namespaces(Some(own_namespaces(namespaces))).set_cgroups_path(Some(inputs.cgroups_path.into()));
     if namespaces.has_user() {
-        let map = |maps: &[holdfast_pod::launch::IdMap]| -> Vec<LinuxIdMapping> {
-            maps.iter().map(|map| oci::mapping(map.inside, map.outside, map.count)).collect()
-        };
         linux
-            .set_uid_mappings(Some(map(&namespaces.uid_map)))
-            .set_gid_mappings(Some(map(&namespaces.gid_map)));
+            .set_uid_mappings(Some(oci::mappings(&namespaces.uid_map)))
+            .set_gid_mappings(Some(oci::mappings(&namespaces.gid_map)));
     }
     // An empty list hides nothing: that is how a kubelet asks for procMount Unmasked.
     if !security.privileged {

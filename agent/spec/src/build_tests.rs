@@ -29,6 +29,7 @@ impl Default for Case {
             kernel: (6, 18),
             apparmor: false,
             apparmor_default: None,
+            groups: u32::MAX,
             selinux: None,
             features: crate::Features { recursive_read_only_mounts: true, user_namespaces: true },
         };
@@ -63,6 +64,7 @@ impl Case {
                 hostname: "/pod/hostname".into(),
             },
             hostname: "web-0",
+            device_ownership: false,
             cgroups_path: "/pod/aaa",
             host: &self.host,
             rlimits: &self.rlimits,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use glob::Pattern;
-use holdfast_model::{Device, DeviceKind, DeviceRule};
+use holdfast_model::{ContainerSecurity, Device, DeviceKind, DeviceRule};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
 
 use crate::{
@@ -53,15 +53,39 @@ pub struct Devices {
     pub rules: Vec<DeviceRule>,
 }
 
+/// Whom nodes of a request belong to; what it does not say stays as on the host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Owner {
+    uid: Option<u32>,
+    gid: Option<u32>,
+}
+
+impl Owner {
+    /// The user and the group that the request names by number, as with containerd but root.
+    pub fn of(security: &ContainerSecurity) -> Self {
+        let id = |id: Option<i64>| id.and_then(|id| u32::try_from(id).ok()).filter(|id| *id != 0);
+        Self { uid: id(security.run_as_user), gid: id(security.run_as_group) }
+    }
+
+    fn take(self, node: &mut LinuxDevice) {
+        if self.uid.is_some() {
+            node.set_uid(self.uid);
+        }
+        if self.gid.is_some() {
+            node.set_gid(self.gid);
+        }
+    }
+}
+
 /// The devices of a request, or all of the host's below `dev`. Reads the file system.
-pub fn devices(asked: &[Device], privileged: bool, dev: &Path) -> Result<Devices, SpecError> {
+pub fn devices(asked: &[Device], privileged: bool, dev: &Path, owner: Owner) -> Result<Devices, SpecError> {
     let mut found = Devices { nodes: Vec::new(), rules: DeviceRule::defaults() };
     if privileged {
         found.rules = vec![DeviceRule::ALL];
         walk(dev, Path::new("/dev"), &NOT_SHARED, 0, &mut |node| found.add_node(node))?;
     }
     for (index, device) in asked.iter().enumerate() {
-        found.add(device, privileged, &format!("devices[{index}]"))?;
+        found.add(device, privileged, owner, &format!("devices[{index}]"))?;
     }
     Ok(found)
 }
@@ -77,7 +101,7 @@ impl Devices {
         Ok(())
     }
 
-    fn add(&mut self, device: &Device, privileged: bool, field: &str) -> Result<(), SpecError> {
+    fn add(&mut self, device: &Device, privileged: bool, owner: Owner, field: &str) -> Result<(), SpecError> {
         let host_field = format!("{field}.host_path");
         text::absolute(&host_field, &device.host_path)?;
         let inside =
@@ -96,7 +120,8 @@ impl Devices {
             );
             return Err(invalid(host_field, problem));
         }
-        for node in nodes {
+        for mut node in nodes {
+            owner.take(&mut node);
             if !privileged {
                 self.rules.push(rule_of(&node, permissions));
             }
@@ -258,7 +283,7 @@ mod tests {
     }
 
     fn find(asked: &[Device]) -> Result<Devices, SpecError> {
-        devices(asked, false, Path::new("/dev"))
+        devices(asked, false, Path::new("/dev"), Owner::default())
     }
 
     #[test]
@@ -272,6 +297,28 @@ mod tests {
             (rule.major, rule.minor, rule.read, rule.write, rule.mknod),
             (Some(1), Some(3), true, true, false)
         );
+    }
+
+    #[test]
+    fn nodes_belong_to_the_request_s_user_if_that_is_asked_for() {
+        let security = |user, group| ContainerSecurity {
+            run_as_user: user,
+            run_as_group: group,
+            ..ContainerSecurity::default()
+        };
+        let asked = [device("/dev/null", "/dev/x", "r")];
+        for (security, uid, gid) in [
+            (security(None, None), 0, 0),
+            (security(Some(1000), None), 1000, 0),
+            (security(Some(1000), Some(2000)), 1000, 2000),
+            (security(Some(0), Some(2000)), 0, 2000),
+        ] {
+            let found = devices(&asked, false, Path::new("/dev"), Owner::of(&security)).unwrap();
+            assert_eq!((found.nodes[0].uid(), found.nodes[0].gid()), (Some(uid), Some(gid)));
+        }
+        // The host's own nodes of a privileged container stay the host's.
+        let found = devices(&[], true, Path::new("/dev"), Owner::of(&security(Some(7), Some(7)))).unwrap();
+        assert!(found.nodes.iter().all(|node| node.uid() != Some(7)));
     }
 
     #[test]
@@ -340,7 +387,7 @@ mod tests {
 
     #[test]
     fn a_privileged_container_has_the_hosts_but_no_console() {
-        let found = devices(&[], true, Path::new("/dev")).unwrap();
+        let found = devices(&[], true, Path::new("/dev"), Owner::default()).unwrap();
         assert_eq!(found.rules, [DeviceRule::ALL]);
         let has = |path: &str| found.nodes.iter().any(|node| node.path() == Path::new(path));
         assert!(has("/dev/null") && has("/dev/full"));

@@ -19,6 +19,8 @@ pub struct HostFacts {
     pub apparmor_default: Option<String>,
     /// SELinux is on, and its policy gives containers these contexts.
     pub selinux: Option<Contexts>,
+    /// How many groups there are from 0 on: not all of them in a user namespace.
+    pub groups: u32,
     /// What Status tells the kubelet.
     pub features: Features,
 }
@@ -46,6 +48,7 @@ impl HostFacts {
             apparmor: read("/sys/module/apparmor/parameters/enabled").trim() == "Y",
             apparmor_default: None,
             selinux: Contexts::detect(),
+            groups: groups(&read("/proc/self/gid_map")),
             features: Features {
                 recursive_read_only_mounts: kernel >= (5, 12),
                 user_namespaces: kernel >= (5, 19) && max_user_namespaces > 0,
@@ -65,6 +68,15 @@ fn read(path: &str) -> String {
 
 fn number(path: &str) -> Option<u64> {
     read(path).trim().parse().ok()
+}
+
+/// Of a gid_map (user_namespaces(7)): the length of the range that begins with 0.
+fn groups(map: &str) -> u32 {
+    let line = |line: &str| {
+        let mut numbers = line.split_whitespace();
+        (numbers.next()? == "0").then(|| numbers.nth(1)?.parse().ok()).flatten()
+    };
+    map.lines().find_map(line).unwrap_or(0)
 }
 
 fn parse_release(text: &str) -> Option<(u32, u32)> {
@@ -88,6 +100,9 @@ mod tests {
         assert_eq!(parse_release(""), None);
         let status = "Name:\tx\nCapBnd:\t000001fffeffffff\nCapAmb:\t0000000000000000\n";
         assert_eq!(bounding_set(status), Some(CapSet::from_bits(0x1ff_feff_ffff)));
+        assert_eq!(groups("         0          0 4294967295\n"), u32::MAX);
+        assert_eq!(groups("      1000     100000      65536\n         0       1000          1\n"), 1);
+        assert_eq!(groups(""), 0);
     }
 
     #[test]

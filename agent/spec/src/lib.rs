@@ -23,10 +23,11 @@ mod resources;
 pub mod seccomp;
 pub mod selinux;
 mod signal;
-mod sysctl;
+pub mod sysctl;
 mod text;
 mod user;
 
 pub use build::{Built, Inputs, PodFiles, build, exec_process, validate_pod};
 pub use error::{ErrorKind, SpecError};
 pub use host::{Features, HostFacts, kernel_version};
+pub use namespaces::id_map;

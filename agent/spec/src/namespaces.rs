@@ -206,7 +206,8 @@ pub fn check_mapping(map: IdMapping, field: &str) -> Result<(), SpecError> {
     Ok(())
 }
 
-fn id_map(maps: &[IdMapping]) -> Vec<IdMap> {
+/// Mappings of a request as lines of an id map.
+pub fn id_map(maps: &[IdMapping]) -> Vec<IdMap> {
     let line = |map: &IdMapping| IdMap { inside: map.container_id, outside: map.host_id, count: map.length };
     maps.iter().map(line).collect()
 }

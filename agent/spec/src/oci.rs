@@ -1,6 +1,7 @@
 //! Empty objects of oci-spec. Its `Default`s carry a foreign hostname, ambient capabilities, a low limit of open files and
 //! more; what is read from an empty document holds nothing, whatever a later version of the crate adds.
 
+use holdfast_pod::launch::IdMap;
 use oci_spec::runtime::{
     Linux, LinuxCapabilities, LinuxDeviceCgroup, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType,
     LinuxResources, Process, Root, Spec, User,
@@ -51,6 +52,11 @@ pub fn user(uid: u32, gid: u32, additional: Option<Vec<u32>>) -> User {
 
 pub fn mapping(inside: u32, outside: u32, count: u32) -> LinuxIdMapping {
     empty(json!({ "containerID": inside, "hostID": outside, "size": count }))
+}
+
+/// The lines of an id map.
+pub fn mappings(maps: &[IdMap]) -> Vec<LinuxIdMapping> {
+    maps.iter().map(|map| mapping(map.inside, map.outside, map.count)).collect()
 }
 
 pub fn namespace(kind: LinuxNamespaceType) -> LinuxNamespace {

@@ -133,6 +133,12 @@ pub struct RuntimeSection {
     /// Most processes and threads of a container; `None`: as many as its pod may have.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "form::positive")]
     pub pids_limit: Option<u32>,
+    /// Whether a pod's ports below 1024 need no capability.
+    pub enable_unprivileged_ports: bool,
+    /// Whether ping in a pod needs no capability.
+    pub enable_unprivileged_icmp: bool,
+    /// Whether device nodes belong to the user that a container is told to run as.
+    pub device_ownership_from_security_context: bool,
     /// Where `localhost` seccomp profiles lie.
     #[serde(deserialize_with = "form::absolute_path")]
     pub seccomp_profile_root: PathBuf,
@@ -243,6 +249,9 @@ impl Default for RuntimeSection {
                 soft: 1 << 20,
                 hard: 1 << 20,
             }],
+            enable_unprivileged_ports: true,
+            enable_unprivileged_icmp: true,
+            device_ownership_from_security_context: false,
             seccomp_profile_root: "/var/lib/kubelet/seccomp".into(),
             hooks_dirs: Vec::new(),
             handlers: Handlers::new(),

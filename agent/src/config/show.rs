@@ -27,7 +27,7 @@ const HEAD: &str = "\
 # Files of conf.d beside this one (*.toml, by name) are merged on top.
 ";
 
-const KEYS: [Key; 28] = [
+const KEYS: [Key; 31] = [
     key("", "root", "Pods, containers and images. Survives a reboot. One agent at a time uses it."),
     key("", "state", "Sockets, pins and process facts. Dies with the boot. One agent at a time uses it."),
     key("", "listen", "The socket that kubelet and crictl connect to."),
@@ -97,6 +97,21 @@ const KEYS: [Key; 28] = [
         "pids_limit",
         "Most processes and threads of a container. Not set: as many as its pod may have.",
         "4096",
+    ),
+    key(
+        "runtime",
+        "enable_unprivileged_ports",
+        "net.ipv4.ip_unprivileged_port_start=0 in pods with a network of their own, unless they set it:\nany user may listen on ports below 1024.",
+    ),
+    key(
+        "runtime",
+        "enable_unprivileged_icmp",
+        "net.ipv4.ping_group_range of all groups in pods with a network of their own, unless they set it:\nany user may ping.",
+    ),
+    key(
+        "runtime",
+        "device_ownership_from_security_context",
+        "Device nodes belong to runAsUser and runAsGroup of the container, if it says them, in the place of the host's\nowner: devices of plugins for users other than root.",
     ),
     key(
         "runtime",
@@ -197,6 +212,9 @@ mod tests {
         config.streaming.tls_cert = Some("/c".into());
         config.streaming.tls_key = Some("/k".into());
         config.runtime.pids_limit = Some(9);
+        config.runtime.enable_unprivileged_ports = false;
+        config.runtime.enable_unprivileged_icmp = false;
+        config.runtime.device_ownership_from_security_context = true;
         config.runtime.default_ulimits.push(Ulimit {
             resource: PosixRlimitType::RlimitCore,
             soft: 0,

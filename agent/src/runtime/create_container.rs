@@ -225,6 +225,7 @@ impl Runtime {
                 hostname: &pod_hostname(&pod_config),
                 cgroups_path: &cgroups_path,
                 host: &host,
+                device_ownership: runtime.config.runtime.device_ownership_from_security_context,
                 rlimits: &runtime.config.runtime.default_rlimits(),
             });
             built.map_err(|source| Error::Spec { operation: "create container", source })

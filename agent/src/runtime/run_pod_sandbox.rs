@@ -8,11 +8,8 @@ use std::{
 
 use holdfast_model::{NamespaceMode, PodId, PodSandboxConfig};
 use holdfast_network::AddRequest;
-use holdfast_pod::{
-    holder::{Holder, HolderConfig, Namespaces},
-    launch::IdMap,
-};
-use holdfast_spec::selinux;
+use holdfast_pod::holder::{Holder, HolderConfig, Namespaces};
+use holdfast_spec::{id_map, selinux, sysctl};
 
 use super::{
     Error, Runtime,
@@ -183,11 +180,6 @@ impl Runtime {
         let options = &record.config.security.namespaces;
         let host_network = options.network == NamespaceMode::Node;
         let user = options.pod_user_namespace();
-        let map = |maps: &[holdfast_model::IdMapping]| {
-            maps.iter()
-                .map(|map| IdMap { inside: map.container_id, outside: map.host_id, count: map.length })
-                .collect()
-        };
         HolderConfig {
             program: self.pod_program.clone(),
             pod_id: record.id.to_string(),
@@ -199,9 +191,9 @@ impl Runtime {
                 uts: !host_network,
                 pid: options.pid == NamespaceMode::Pod,
             },
-            uid_map: user.map(|user| map(&user.uids)).unwrap_or_default(),
-            gid_map: user.map(|user| map(&user.gids)).unwrap_or_default(),
-            sysctls: record.config.sysctls.clone(),
+            uid_map: user.map(|user| id_map(&user.uids)).unwrap_or_default(),
+            gid_map: user.map(|user| id_map(&user.gids)).unwrap_or_default(),
+            sysctls: sysctl::with_defaults(&record.config, !host_network, self.sysctl_defaults()),
             shm_size: SHM_BYTES,
             shm_label: self.pod_label(record),
             timeout: HOLDER_LIMIT,
@@ -215,6 +207,14 @@ impl Runtime {
         let labels =
             selinux::labels(security.selinux.as_ref(), None, &record.id, security.privileged, contexts);
         labels.ok().and_then(|labels| labels.mount).unwrap_or_default()
+    }
+
+    fn sysctl_defaults(&self) -> sysctl::Defaults {
+        sysctl::Defaults {
+            unprivileged_ports: self.config.runtime.enable_unprivileged_ports,
+            unprivileged_icmp: self.config.runtime.enable_unprivileged_icmp,
+            groups: self.host.groups,
+        }
     }
 
     async fn join_network(&self, record: &PodRecord, holder: &Arc<Holder>) -> Result<Vec<IpAddr>, Error> {

@@ -4,7 +4,9 @@ use std::{fs, os::unix::fs::symlink};
 
 use anyhow::{Result, ensure};
 use holdfast_e2e::{
-    Scene, process,
+    Scene,
+    agent::Settings,
+    process,
     scene::BUSYBOX,
     specs::{pod, sleeper},
 };
@@ -57,4 +59,33 @@ fn devices_of_a_request() -> Result<()> {
     refused(&without, "mknod /tmp/k c 1 11 && : > /tmp/k")?;
     scene.remove_pod(&pod_id)?;
     oracle.nothing_left()
+}
+
+/// With `device_ownership_from_security_context` a device belongs to the user that the container is told to run as.
+#[test]
+fn devices_of_another_user() -> Result<()> {
+    for on in [false, true] {
+        let set = |settings: &mut Settings| {
+            settings.runtime = format!("device_ownership_from_security_context = {on}");
+        };
+        let Some(scene) = Scene::ours_with(set)? else { return Ok(()) };
+        let oracle = scene.oracle()?;
+        let path = scene.dir.join("zero").display().to_string();
+        process::stdout("mknod", [path.as_str(), "c", "1", "5"])?;
+        process::stdout("chmod", ["600", &path])?;
+        let pod = pod(&scene.dir, "device-owner");
+        let pod_id = scene.run_pod(&pod)?;
+        let mut container = sleeper("main", BUSYBOX);
+        container["devices"] =
+            json!([{"container_path": "/dev/given", "host_path": path, "permissions": "rw"}]);
+        container["linux"]["security_context"]["run_as_user"] = json!({"value": 1000});
+        container["linux"]["security_context"]["run_as_group"] = json!({"value": 2000});
+        let id = scene.start(&pod_id, &pod, &container)?;
+        let found = scene
+            .shell(&id, "stat -c %u:%g:%a /dev/given; test -r /dev/given && echo open || echo closed")?;
+        ensure!(found == if on { "1000:2000:600\nopen" } else { "0:0:600\nclosed" }, "{on}: {found}");
+        scene.remove_pod(&pod_id)?;
+        oracle.nothing_left()?;
+    }
+    Ok(())
 }

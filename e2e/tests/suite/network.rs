@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use holdfast_e2e::{
     Scene, process,
     scene::BUSYBOX,
-    specs::{container, pod, sleeper},
+    specs::{container, pod, sleeper, with_user_namespace},
     wait,
 };
 use serde_json::{Value, json};
@@ -158,6 +158,52 @@ fn sysctls_of_a_pod() -> Result<()> {
     ensure!(scene.crictl.ok(&["exec", "-s", &id, "sh", "-c", script])? == "42\n1");
     ensure!(process::stdout("cat", ["/proc/sys/net/ipv4/ip_unprivileged_port_start"])? == before);
     scene.remove_pod(&pod_id)?;
+    oracle.nothing_left()
+}
+
+/// In a network of its own a pod's users may listen on every port and ping, unless the request says otherwise; with a user
+/// namespace as well, where groups count as in there. The host's network stays as it is.
+#[test]
+fn ports_and_ping_are_for_every_user() -> Result<()> {
+    let Some(scene) = Scene::any()? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    let [ports, groups] =
+        ["ip_unprivileged_port_start", "ping_group_range"].map(|name| format!("net.ipv4.{name}"));
+    let script = "cd /proc/sys/net/ipv4; cat ip_unprivileged_port_start ping_group_range";
+    let host = process::stdout("sh", ["-c", script])?;
+    let mut user = pod(&scene.dir, "user");
+    with_user_namespace(&mut user, 1_310_720);
+    let mut own = pod(&scene.dir, "own");
+    own["linux"]["sysctls"] = json!({ports: "80", groups: "1 0"});
+    let mut on_host = pod(&scene.dir, "on-host");
+    on_host["linux"]["security_context"]["namespace_options"]["network"] = holdfast_e2e::specs::NODE.into();
+    let mut cases = vec![
+        (pod(&scene.dir, "plain"), "0\n0\t2147483647", true),
+        (own, "80\n1\t0", false),
+        (on_host, host.trim(), false),
+    ];
+    if scene.agent.is_some() {
+        // containerd leaves the groups of such a pod as the kernel has them.
+        cases.push((user, "0\n0\t65535", true));
+    }
+    for (pod, expected, free) in cases {
+        let pod_id = scene.run_pod(&pod)?;
+        let mut container = sleeper("main", BUSYBOX);
+        let security = &mut container["linux"]["security_context"];
+        security["run_as_user"] = json!({"value": 1000});
+        security["capabilities"] = json!({"drop_capabilities": ["ALL"]});
+        security["namespace_options"]["network"] =
+            pod["linux"]["security_context"]["namespace_options"]["network"].as_u64().unwrap_or(0).into();
+        let id = scene.start(&pod_id, &pod, &container)?;
+        let found = scene.shell(&id, script)?;
+        ensure!(found == expected, "{}: {found:?}", pod["hostname"]);
+        if free {
+            // A server of this user's, on a port below 1024.
+            scene.shell(&id, "httpd -p 127.0.0.1:80 -h /etc && wget -q -O - http://127.0.0.1/hostname")?;
+        }
+        scene.remove_pod(&pod_id)?;
+    }
+    ensure!(process::stdout("sh", ["-c", script])? == host);
     oracle.nothing_left()
 }
 

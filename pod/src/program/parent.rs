@@ -10,7 +10,7 @@ use super::args::{Config, Setting};
 use super::child;
 use super::fault::{Fault, Stage, report};
 use crate::report::{MAX_REPORT, Report};
-use crate::sysctl::MAX_SYSCTL_NAME;
+use crate::sysctl::{MAX_SYSCTL_NAME, SysctlNamespace};
 
 /// The holder that was cloned, done or not.
 struct Holder {
@@ -108,25 +108,37 @@ fn write_sysctls(config: &Config, holder: &Holder) -> Result<(), Fault<'static>>
     let proc_sys = open_at(None, c"/proc/sys", Open::Directory).stage("open /proc/sys")?;
     let own = config.namespaces & (NEWNET | NEWIPC);
     enter_namespaces(&holder.pidfd, own).stage("enter the namespaces for the sysctls")?;
+    let is_ipc = |setting: &Setting| setting.sysctl.namespace == SysctlNamespace::Ipc;
     // Before Linux 5.19 the sysctls of an ipc namespace are the host root's to write, since then its user
     // namespace's root's.
     let mut inside = !config.owns(NEWUSER);
-    for setting in config.settings() {
+    for setting in config.settings().filter(is_ipc) {
         let mut result = write_sysctl(&proc_sys, &setting);
         if !inside && matches!(result, Err(Errno::ACCES | Errno::PERM)) {
-            enter_namespaces(&holder.pidfd, NEWUSER).stage("enter the user namespace for the sysctls")?;
-            set_ids(0).stage("become root of the user namespace for the sysctls")?;
+            become_root_inside(holder)?;
             inside = true;
             result = write_sysctl(&proc_sys, &setting);
         }
-        result.map_err(|Errno(errno)| Fault {
-            errno,
-            stage: b"write sysctl",
-            object: setting.name,
-            text: b"",
-        })?;
+        result.map_err(|errno| refused(&setting, errno))?;
+    }
+    for setting in config.settings().filter(|setting| !is_ipc(setting)) {
+        // Ids in a value (net.ipv4.ping_group_range) count as in the user namespace of whoever writes it.
+        if !inside {
+            become_root_inside(holder)?;
+            inside = true;
+        }
+        write_sysctl(&proc_sys, &setting).map_err(|errno| refused(&setting, errno))?;
     }
     Ok(())
+}
+
+fn become_root_inside(holder: &Holder) -> Result<(), Fault<'static>> {
+    enter_namespaces(&holder.pidfd, NEWUSER).stage("enter the user namespace for the sysctls")?;
+    set_ids(0).stage("become root of the user namespace for the sysctls")
+}
+
+fn refused(setting: &Setting, Errno(errno): Errno) -> Fault<'static> {
+    Fault { errno, stage: b"write sysctl", object: setting.name, text: b"" }
 }
 
 fn write_sysctl(proc_sys: &Fd, setting: &Setting) -> holdfast_bare::Result<()> {

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use holdfast_model::{
-    ContainerConfig, ContainerEdits, ContainerId, DeviceRule, Image, PodId, PodSandboxConfig, SecurityProfile,
+    ContainerConfig, ContainerEdits, ContainerId, DeviceRule, Image, PodSandboxConfig, SecurityProfile,
 };
 use holdfast_pod::{
     launch::{Launch, Rootfs, UserRequest},
@@ -44,8 +44,6 @@ pub struct PodFiles {
 pub struct Inputs<'a> {
     /// The container's id.
     pub id: &'a ContainerId,
-    /// The pod's id.
-    pub pod_id: &'a PodId,
     /// The pod's configuration: that of RunPodSandbox.
     pub pod: &'a PodSandboxConfig,
     /// The container's configuration.
@@ -66,10 +64,12 @@ pub struct Inputs<'a> {
     pub cgroups_path: &'a str,
     /// The node.
     pub host: &'a HostFacts,
-    /// Whether device nodes belong to the user that the request names.
-    pub device_ownership: bool,
     /// The node's default limits of processes.
     pub rlimits: &'a [PosixRlimit],
+    /// Whether device nodes belong to the user that the request names.
+    pub device_ownership: bool,
+    /// The pod's SELinux level (`s0:c1,c2`).
+    pub selinux_level: &'a str,
 }
 
 /// What came of it.
@@ -88,7 +88,7 @@ pub struct Built {
 }
 
 /// Checks a pod's configuration by itself.
-pub fn validate_pod(pod: &PodSandboxConfig, host: &HostFacts) -> Result<(), SpecError> {
+pub fn validate_pod(pod: &PodSandboxConfig) -> Result<(), SpecError> {
     let options = &pod.security.namespaces;
     namespaces::check_pod(options, "linux.security_context.namespace_options")?;
     text::plain("hostname", &pod.hostname)?;
@@ -105,7 +105,7 @@ pub fn validate_pod(pod: &PodSandboxConfig, host: &HostFacts) -> Result<(), Spec
     }
     let own = namespaces::of_holder(pod);
     sysctl::check(&pod.sysctls, own & libc::CLONE_NEWNET as u64 != 0, own & libc::CLONE_NEWIPC as u64 != 0)?;
-    selinux::check(pod.security.selinux.as_ref(), host.selinux.as_ref())?;
+    selinux::check(pod.security.selinux.as_ref())?;
     for limits in [&pod.overhead, &pod.resources].into_iter().flatten() {
         resources::check(limits)?;
     }
@@ -139,7 +139,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Built, SpecError> {
     let labels = selinux::labels(
         security.selinux.as_ref(),
         inputs.pod.security.selinux.as_ref(),
-        inputs.pod_id,
+        inputs.selinux_level,
         security.privileged,
         inputs.host.selinux.as_ref(),
     )?;
@@ -170,10 +170,10 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Built, SpecError> {
             gid_map: namespaces.gid_map,
             raw_env: environment.raw,
             relabel: mounts.relabel,
+            make_sources: mounts.make_sources,
             seccomp_flags: 0,
         },
         seccomp: seccomp(inputs),
-            make_sources: mounts.make_sources,
         capabilities: granted.bounding,
         devices: devices.rules,
         stop_signal: command::stop_signal(config, &inputs.image.config)?,

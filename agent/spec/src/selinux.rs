@@ -9,7 +9,7 @@ use std::{fs, path::Path};
 use holdfast_model::{PodId, SelinuxOptions};
 
 use crate::{
-    error::{SpecError, invalid, unsupported},
+    error::{SpecError, invalid},
     text,
 };
 
@@ -75,23 +75,25 @@ pub struct Labels {
     pub mount: Option<String>,
 }
 
-/// Labels of a container, or of a pod's own file systems.
+/// Labels of a container, or of a pod's own file systems. `level` is what they have where nothing is said.
+///
+/// Without SELinux there are none, whatever is asked for: charts of network plugins name `spc_t` for every node.
 ///
 /// # Errors
-/// Options on a node without SELinux, and parts that hold what separates them.
+/// Parts that hold what separates them.
 pub fn labels(
     options: Option<&SelinuxOptions>,
     of_pod: Option<&SelinuxOptions>,
-    pod: &PodId,
+    level: &str,
     privileged: bool,
     contexts: Option<&Contexts>,
 ) -> Result<Labels, SpecError> {
-    check(options, contexts)?;
+    check(options)?;
     let Some(contexts) = contexts else { return Ok(Labels::default()) };
     let options = options.filter(|options| **options != SelinuxOptions::default());
     let asked = options.cloned().unwrap_or_default();
     let of_pod = of_pod.map(|options| options.level.clone()).filter(|level| !level.is_empty());
-    let level = or(asked.level, || of_pod.unwrap_or_else(|| level_of(pod)));
+    let level = or(asked.level, || of_pod.unwrap_or_else(|| level.to_owned()));
     let [user, role, kind] = &contexts.process;
     let process =
         [or(asked.user, || user.clone()), or(asked.role, || role.clone()), or(asked.kind, || kind.clone())];
@@ -103,13 +105,8 @@ pub fn labels(
 ///
 /// # Errors
 /// As [`labels`].
-pub fn check(options: Option<&SelinuxOptions>, contexts: Option<&Contexts>) -> Result<(), SpecError> {
-    let Some(options) = options.filter(|options| **options != SelinuxOptions::default()) else {
-        return Ok(());
-    };
-    if contexts.is_none() {
-        return Err(unsupported(FIELD, "are set, but this node has no SELinux: take them out"));
-    }
+pub fn check(options: Option<&SelinuxOptions>) -> Result<(), SpecError> {
+    let Some(options) = options else { return Ok(()) };
     for (name, value) in [("user", &options.user), ("role", &options.role), ("type", &options.kind)] {
         text::plain(&format!("{FIELD}.{name}"), value)?;
         // The level is the last part and may hold colons itself.
@@ -124,13 +121,28 @@ fn or(value: String, default: impl FnOnce() -> String) -> String {
     if value.is_empty() { default() } else { value }
 }
 
-/// Two different categories out of the id's random digits.
-fn level_of(pod: &PodId) -> String {
+/// All levels of two different categories, for a pod to take the first that is free: it begins where the id's random digits
+/// say, so that few are tried.
+pub fn levels(pod: &PodId) -> impl Iterator<Item = String> {
+    const DISTANCES: u32 = CATEGORIES - 1;
     let digits = pod.as_str();
     let number = |range| u32::from_str_radix(digits.get(range).unwrap_or_default(), 16).unwrap_or(0);
-    let first = number(0..8) % CATEGORIES;
-    let second = (first + 1 + number(8..16) % (CATEGORIES - 1)) % CATEGORIES;
-    format!("s0:c{},c{}", first.min(second), first.max(second))
+    let start = number(0..8) % CATEGORIES * DISTANCES + number(8..16) % DISTANCES;
+    // Each pair comes twice.
+    (0..CATEGORIES * DISTANCES).map(move |step| {
+        let at = (start + step) % (CATEGORIES * DISTANCES);
+        let first = at / DISTANCES;
+        let second = (first + 1 + at % DISTANCES) % CATEGORIES;
+        format!("s0:c{},c{}", first.min(second), first.max(second))
+    })
+}
+
+/// A level with its categories in order, to compare it with others.
+pub fn normal(level: &str) -> String {
+    let Some((sensitivity, categories)) = level.split_once(':') else { return level.to_owned() };
+    let mut categories: Vec<&str> = categories.split(',').collect();
+    categories.sort_by_key(|category| (category.len(), *category));
+    format!("{sensitivity}:{}", categories.join(","))
 }
 
 #[cfg(test)]
@@ -144,7 +156,7 @@ mod tests {
 
     fn of(options: &SelinuxOptions, privileged: bool) -> Labels {
         let contexts = Contexts::default();
-        labels(Some(options), None, &pod("00000005"), privileged, Some(&contexts)).unwrap()
+        labels(Some(options), None, "s0:c5,c6", privileged, Some(&contexts)).unwrap()
     }
 
     #[test]
@@ -165,24 +177,35 @@ mod tests {
     fn the_pods_level_is_shared_and_its_own() {
         let contexts = Contexts::default();
         let pod_options = SelinuxOptions { level: "s0:c7,c8".into(), ..SelinuxOptions::default() };
-        let labels = labels(None, Some(&pod_options), &pod("1"), false, Some(&contexts)).unwrap();
+        let labels = labels(None, Some(&pod_options), "s0:c1,c2", false, Some(&contexts)).unwrap();
         assert!(labels.process.unwrap().ends_with(":s0:c7,c8"));
         for digits in ["ffffffffffffffff", "0123456789abcdef", "00000400000003fe", "000003ff"] {
-            let level = level_of(&pod(digits));
+            let level = levels(&pod(digits)).next().unwrap();
             let numbers: Vec<u32> =
                 level.strip_prefix("s0:").unwrap().split(',').map(|c| c[1..].parse().unwrap()).collect();
             assert!(numbers[0] < numbers[1] && numbers[1] < CATEGORIES, "{level}");
         }
-        assert_ne!(level_of(&pod("00000001")), level_of(&pod("00000002")));
+        assert_ne!(levels(&pod("00000001")).next(), levels(&pod("00000002")).next());
+        assert_eq!(levels(&pod("00000005")).next().unwrap(), "s0:c5,c6");
     }
 
     #[test]
-    fn a_node_without_selinux_refuses_options_only() {
-        let options = SelinuxOptions { user: "user_u".into(), ..SelinuxOptions::default() };
-        let refused = labels(Some(&options), None, &pod("1"), false, None).unwrap_err();
-        assert!(refused.to_string().contains("selinux_options"), "{refused}");
-        let none = labels(Some(&SelinuxOptions::default()), None, &pod("1"), false, None).unwrap();
-        assert_eq!(none, Labels::default());
+    fn a_pod_may_try_every_level() {
+        let all: std::collections::HashSet<String> = levels(&pod("00000005")).collect();
+        assert_eq!(all.len(), 1024 * 1023 / 2);
+        assert_eq!(normal("s0:c20,c3"), "s0:c3,c20");
+        assert_eq!(normal("s0"), "s0");
+    }
+
+    #[test]
+    fn a_node_without_selinux_passes_options_over() {
+        let options =
+            SelinuxOptions { kind: "spc_t".into(), level: "s0".into(), ..SelinuxOptions::default() };
+        for options in [&options, &SelinuxOptions::default()] {
+            assert_eq!(labels(Some(options), None, "", false, None).unwrap(), Labels::default());
+        }
+        let bad = SelinuxOptions { kind: "a:b".into(), ..SelinuxOptions::default() };
+        assert!(labels(Some(&bad), None, "", false, None).unwrap_err().to_string().contains("colon"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use holdfast_model::{CdiDeviceNode, CdiHook, CdiMount, ContainerEdits};
+use holdfast_pod::hooks::Moment;
 
 use super::{
     name,
@@ -11,9 +12,6 @@ use super::{
 
 /// The versions that are read, oldest first (SPEC.md, "Released versions").
 const VERSIONS: [&str; 8] = ["0.3.0", "0.4.0", "0.5.0", "0.6.0", "0.7.0", "0.8.0", "1.0.0", "1.1.0"];
-/// The hooks of the OCI runtime spec.
-const HOOKS: [&str; 6] =
-    ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
 
 type Result<T> = std::result::Result<T, String>;
 
@@ -112,8 +110,9 @@ fn mount(mount: &CdiMount, at: &str) -> Result<()> {
 }
 
 fn hook(hook: &CdiHook, at: &str) -> Result<()> {
-    if !HOOKS.contains(&hook.hook_name.as_str()) {
-        return Err(format!("{at}.hookName: {:?} is not one of {}", hook.hook_name, HOOKS.join(", ")));
+    let names = Moment::ALL.map(Moment::name);
+    if !names.contains(&hook.hook_name.as_str()) {
+        return Err(format!("{at}.hookName: {:?} is not one of {}", hook.hook_name, names.join(", ")));
     }
     absolute(&hook.path, &format!("{at}.path"))?;
     if hook.timeout.is_some_and(|timeout| timeout <= 0) {

@@ -25,7 +25,7 @@ use crate::cdi;
 use super::{
     Error, Runtime,
     blocking::{blocking, make_dir, now_ns, remove_tree},
-    kept, log_files,
+    kept, levels, log_files,
     names::{Reservation, Reserved},
     object::{Container, Kept, Pod},
     pod_files,
@@ -201,7 +201,7 @@ impl Runtime {
     ) -> Result<Built, Error> {
         let runtime = self.clone();
         let dir = self.container_dir(id);
-        let (id, pod_id, pod_dir) = (id.clone(), pod.id.clone(), pod.dir.clone());
+        let (id, level, pod_dir) = (id.clone(), levels::of_pod(pod_record), pod.dir.clone());
         let (pod_config, config, image) = (pod_record.config.clone(), config.clone(), image.clone());
         let cgroups_path = cgroups_path.to_owned();
         let devices = cdi::names(&config).map_err(cdi_failed)?;
@@ -210,7 +210,6 @@ impl Runtime {
             let edits = cdi::resolve(&runtime.config.cdi.spec_dirs, &devices).map_err(cdi_failed)?;
             let built = holdfast_spec::build(&Inputs {
                 id: &id,
-                pod_id: &pod_id,
                 pod: &pod_config,
                 container: &config,
                 image: &image,
@@ -225,8 +224,9 @@ impl Runtime {
                 hostname: &pod_hostname(&pod_config),
                 cgroups_path: &cgroups_path,
                 host: &host,
-                device_ownership: runtime.config.runtime.device_ownership_from_security_context,
                 rlimits: &runtime.config.runtime.default_rlimits(),
+                device_ownership: runtime.config.runtime.device_ownership_from_security_context,
+                selinux_level: &level,
             });
             built.map_err(|source| Error::Spec { operation: "create container", source })
         })
@@ -244,8 +244,8 @@ impl Runtime {
             life: tokio::sync::Mutex::default(),
             shim: std::sync::Mutex::default(),
             exited: tokio::sync::watch::Sender::new(false),
-            samples: Samples::default(),
             exec_base: std::sync::Mutex::default(),
+            samples: Samples::default(),
             name,
         });
         match self.fill_container(&container, &plan).await {
@@ -262,8 +262,8 @@ impl Runtime {
     async fn fill_container(&self, container: &Arc<Container>, plan: &Plan) -> Result<(), Error> {
         let id = &container.id;
         let (dir, run_dir) = (container.dir.clone(), self.run_dir(id));
-        let owner = root_owner(&plan.pod.record.get());
         let log_path = plan.record.log_path.clone();
+        let owner = root_owner(&plan.pod.record.get());
         let record = container.record.get();
         let launch = kept::encode(&plan.built, &dir)?;
         let program = plan.seccomp.clone().filter(|_| kept::is_of_file(&plan.built.seccomp));
@@ -271,8 +271,8 @@ impl Runtime {
             make_dir(&dir, 0o711)?;
             record::write(&dir, &*record)?;
             make_dir(&run_dir, 0o700)?;
-            make_root_dirs(&dir, owner)?;
             log_files::make_directory(log_path.parent(), "config.log_path")?;
+            make_root_dirs(&dir, owner)?;
             kept::write(&dir, &launch, program.as_deref())
         })
         .await?;

@@ -23,9 +23,10 @@ mod handlers;
 mod hooks;
 mod kept;
 mod kinds;
+mod levels;
 mod lock;
-mod monitor;
 mod log_files;
+mod monitor;
 mod names;
 mod object;
 mod pipes;
@@ -90,6 +91,7 @@ pub struct Inner {
     containers: RwLock<HashMap<ContainerId, Arc<Container>>>,
     pod_names: Names,
     container_names: Names,
+    levels: Names,
     images: Store,
     network: Network,
     cgroups: Cgroups,

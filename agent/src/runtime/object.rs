@@ -91,6 +91,8 @@ pub struct Pod {
     pub forwards: Forwards,
     /// Its name.
     pub name: Reservation,
+    /// Its SELinux level, if it has one of its own.
+    pub level: Option<Reservation>,
 }
 
 impl Pod {
@@ -127,10 +129,10 @@ pub struct Container {
     pub shim: Mutex<Option<Arc<Shim>>>,
     /// Becomes true when it has exited and its record says so.
     pub exited: watch::Sender<bool>,
-    /// What the last statistics were computed from.
-    pub samples: Samples,
     /// What execs are made of; `None` before the first one, and once it has exited.
     pub exec_base: Mutex<Option<Arc<ExecBase>>>,
+    /// What the last statistics were computed from.
+    pub samples: Samples,
     /// Its name.
     pub name: Reservation,
 }

@@ -78,6 +78,9 @@ pub struct PodRecord {
     pub cgroup: Location,
     /// The directories and units that are made for it.
     pub cgroup_made: Made,
+    /// The SELinux level that it has for itself; empty where it needs none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub selinux_level: String,
 }
 
 /// A container.

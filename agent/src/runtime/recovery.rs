@@ -103,7 +103,7 @@ impl Runtime {
             }
             None => None,
         };
-        let (id, phase) = (record.id.clone(), record.phase);
+        let (id, phase, level) = (record.id.clone(), record.phase, self.adopt_level(&record));
         let pod = Arc::new(Pod {
             id: id.clone(),
             record: Kept::new(dir.clone(), record),
@@ -112,6 +112,7 @@ impl Runtime {
             holder: std::sync::Mutex::new(holder.map(Arc::new)),
             forwards: super::session::Forwards::default(),
             name,
+            level,
         });
         if phase == PodPhase::Creating {
             if let Err(error) = self.unmake_pod(&pod).await {
@@ -143,8 +144,8 @@ impl Runtime {
             life: tokio::sync::Mutex::default(),
             shim: std::sync::Mutex::default(),
             exited: tokio::sync::watch::Sender::new(phase == Phase::Exited),
-            samples: Samples::default(),
             exec_base: std::sync::Mutex::default(),
+            samples: Samples::default(),
             name,
         });
         if phase == Phase::Creating {

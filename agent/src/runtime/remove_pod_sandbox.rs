@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 use super::{
     Error, Runtime,
     blocking::{blocking, remove_tree},
+    names::Reservation,
     object::Pod,
     record::PodPhase,
     stop_pod_sandbox::teardown,
@@ -43,6 +44,7 @@ impl Runtime {
         blocking(move || remove_tree(&dir)).await?;
         self.pods.write().unwrap_or_else(PoisonError::into_inner).remove(&pod.id);
         pod.name.release();
+        pod.level.iter().for_each(Reservation::release);
         Ok(())
     }
 }

@@ -14,7 +14,7 @@ use holdfast_spec::{id_map, selinux, sysctl};
 use super::{
     Error, Runtime,
     blocking::{blocking, make_dir, now_ns, remove_tree},
-    log_files,
+    levels, log_files,
     names::{Reservation, Reserved},
     object::{self, Kept, Pod},
     pod_files,
@@ -44,7 +44,7 @@ impl Runtime {
                 ),
             });
         }
-        holdfast_spec::validate_pod(&config, &self.host)
+        holdfast_spec::validate_pod(&config)
             .map_err(|source| Error::Spec { operation: "run pod sandbox", source })?;
         let (runtime, handler) = (self.clone(), handler.to_owned());
         self.detached(async move { Box::pin(runtime.run_pod_sandbox_once(config, handler)).await }).await
@@ -64,7 +64,7 @@ impl Runtime {
             .cgroups
             .pod(&config.cgroup_parent, &id)
             .map_err(|source| Error::Cgroup { operation: "name pod", source })?;
-        let record = PodRecord {
+        let mut record = PodRecord {
             version: record::VERSION,
             boot_id: self.boot_id.clone(),
             id: id.clone(),
@@ -74,6 +74,7 @@ impl Runtime {
             holder: None,
             cgroup_made: self.cgroups.plan_pod(&cgroup),
             cgroup,
+            selinux_level: String::new(),
             config,
         };
         let wanted = object::pod_name(&record);
@@ -81,7 +82,9 @@ impl Runtime {
             Reserved::New(name) => name,
             Reserved::Taken(by) => return self.same_pod(&by, &record, wanted),
         };
-        let pod = self.make_pod(record, name).await?;
+        let level = self.reserve_level(&id, &record.config);
+        record.selinux_level = level.as_ref().map(|(level, _)| level.clone()).unwrap_or_default();
+        let pod = self.make_pod(record, name, level.map(|(_, reservation)| reservation)).await?;
         self.pods.write().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), pod.clone());
         pod.name.settle(id.as_str());
         self.watch_holder(&pod);
@@ -96,7 +99,12 @@ impl Runtime {
         }
     }
 
-    async fn make_pod(&self, record: PodRecord, name: Reservation) -> Result<Arc<Pod>, Error> {
+    async fn make_pod(
+        &self,
+        record: PodRecord,
+        name: Reservation,
+        level: Option<Reservation>,
+    ) -> Result<Arc<Pod>, Error> {
         let dir = self.pod_dir(&record.id);
         let pod = Arc::new(Pod {
             id: record.id.clone(),
@@ -106,6 +114,7 @@ impl Runtime {
             holder: std::sync::Mutex::default(),
             forwards: super::session::Forwards::default(),
             name,
+            level,
         });
         match self.fill_pod(&pod).await {
             Ok(()) => Ok(pod),
@@ -200,21 +209,21 @@ impl Runtime {
         }
     }
 
-    /// SELinux label of what the pod's containers share. What is wrong with the options has been refused.
-    fn pod_label(&self, record: &PodRecord) -> String {
-        let security = &record.config.security;
-        let contexts = self.host.selinux.as_ref();
-        let labels =
-            selinux::labels(security.selinux.as_ref(), None, &record.id, security.privileged, contexts);
-        labels.ok().and_then(|labels| labels.mount).unwrap_or_default()
-    }
-
     fn sysctl_defaults(&self) -> sysctl::Defaults {
         sysctl::Defaults {
             unprivileged_ports: self.config.runtime.enable_unprivileged_ports,
             unprivileged_icmp: self.config.runtime.enable_unprivileged_icmp,
             groups: self.host.groups,
         }
+    }
+
+    /// SELinux label of what the pod's containers share. What is wrong with the options has been refused.
+    fn pod_label(&self, record: &PodRecord) -> String {
+        let security = &record.config.security;
+        let contexts = self.host.selinux.as_ref();
+        let level = levels::of_pod(record);
+        let labels = selinux::labels(security.selinux.as_ref(), None, &level, security.privileged, contexts);
+        labels.ok().and_then(|labels| labels.mount).unwrap_or_default()
     }
 
     async fn join_network(&self, record: &PodRecord, holder: &Arc<Holder>) -> Result<Vec<IpAddr>, Error> {

@@ -84,6 +84,7 @@ impl Runtime {
             containers: std::sync::RwLock::default(),
             pod_names: Names::default(),
             container_names: Names::default(),
+            levels: Names::default(),
             images,
             network,
             cgroups,

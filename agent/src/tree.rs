@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     ffi::OsStr,
-    fs, io,
+    io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
@@ -14,7 +14,7 @@ use std::{
 use rustix::{
     fs::{
         AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, openat, openat2, renameat_with,
-        statat, unlinkat,
+        rmdir, statat, unlinkat,
     },
     io::Errno,
 };
@@ -26,19 +26,32 @@ const AT_ONCE: usize = 4096;
 ///
 /// A tree may be deeper than any stack, and there may be fewer descriptors than levels: a directory in the tree that
 /// is not empty is moved up to its top, so that only one level is looked at.
+///
+/// A container's end and its removal may both be at it: what another takes away meanwhile is gone all the same.
 pub fn remove(path: &Path) -> io::Result<()> {
-    let top = match open_directory(CWD, path.as_os_str().as_encoded_bytes()) {
-        Err(Errno::NOENT) => return Ok(()),
-        opened => opened?,
-    };
+    match remove_top(path) {
+        Err(Errno::NOENT) => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+fn remove_top(path: &Path) -> Result<(), Errno> {
+    let top = open_directory(CWD, path.as_os_str().as_encoded_bytes())?;
     let mut moved = 0;
     loop {
         let names = names(top.as_fd())?;
         if names.is_empty() {
-            return fs::remove_dir(path);
+            match rmdir(path) {
+                // The other one has just moved something up.
+                Err(Errno::NOTEMPTY | Errno::EXIST) => continue,
+                result => return result,
+            }
         }
         for name in names {
-            remove_one(top.as_fd(), &name, top.as_fd(), &mut moved)?;
+            match remove_one(top.as_fd(), &name, top.as_fd(), &mut moved) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno),
+            }
         }
     }
 }
@@ -145,6 +158,8 @@ pub fn usage(path: &Path) -> Usage {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -170,6 +185,24 @@ mod tests {
         assert!(!tree.exists());
         assert_eq!(fs::read_to_string(canary.join("file")).unwrap(), "alive");
         remove(&tree).unwrap();
+    }
+
+    #[test]
+    fn a_race_of_two_for_one_tree() {
+        let base = tempfile::tempdir_in("/var/tmp").unwrap();
+        for round in 0..200 {
+            let tree = base.path().join(round.to_string());
+            fs::create_dir_all(tree.join("a/b/c")).unwrap();
+            for file in ["x", "a/x", "a/b/x", "a/b/c/x"] {
+                fs::write(tree.join(file), "").unwrap();
+            }
+            let both = std::thread::scope(|scope| {
+                let other = scope.spawn(|| remove(&tree));
+                (remove(&tree), other.join().unwrap())
+            });
+            assert!(matches!(both, (Ok(()), Ok(()))), "{round}: {both:?}");
+            assert!(!tree.exists());
+        }
     }
 
     #[test]

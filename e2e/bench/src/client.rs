@@ -104,13 +104,21 @@ impl Client {
 
     /// StopContainer without a grace period, and RemoveContainer.
     pub async fn end_container(&mut self, container: &str) -> Result<()> {
-        let container_id = container.to_owned();
-        let request = v1::StopContainerRequest { container_id: container_id.clone(), timeout: 0 };
+        self.stop(container).await?;
+        self.remove(container).await
+    }
+
+    /// StopContainer without a grace period.
+    pub async fn stop(&mut self, container: &str) -> Result<()> {
+        let request = v1::StopContainerRequest { container_id: container.to_owned(), timeout: 0 };
         self.runtime.stop_container(request).await.context("StopContainer")?;
-        self.runtime
-            .remove_container(v1::RemoveContainerRequest { container_id })
-            .await
-            .context("RemoveContainer")?;
+        Ok(())
+    }
+
+    /// RemoveContainer.
+    pub async fn remove(&mut self, container: &str) -> Result<()> {
+        let request = v1::RemoveContainerRequest { container_id: container.to_owned() };
+        self.runtime.remove_container(request).await.context("RemoveContainer")?;
         Ok(())
     }
 

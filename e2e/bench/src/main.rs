@@ -4,12 +4,15 @@
 //! measures another runtime on the same machine. It prints one JSON array of figures.
 
 mod client;
+mod dirty;
 mod figure;
 mod memory;
 mod rounds;
 mod sessions;
 mod spdy;
 mod websocket;
+
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Parser;
@@ -41,6 +44,13 @@ pub struct Options {
     /// Parent cgroup of the pods; empty: the runtime's default.
     #[arg(long, default_value = "")]
     cgroup_parent: String,
+    /// A directory of the file system that the containers' writable layers are on: StopContainer is measured while
+    /// another process has just written there.
+    #[arg(long)]
+    dirty_dir: Option<PathBuf>,
+    /// MiB that it has written; 0 leaves that out.
+    #[arg(long, default_value_t = 400)]
+    dirty_mib: usize,
     /// What exec sessions are measured over.
     #[arg(long, value_delimiter = ',', default_value = "spdy,websocket")]
     transports: Vec<Transport>,
@@ -60,6 +70,7 @@ async fn main() -> Result<()> {
     let options = Options::parse();
     let mut client = client::Client::connect(&options).await?;
     let mut figures = rounds::measure(&mut client, &options).await?;
+    figures.extend(dirty::measure(&mut client, &options).await?);
     figures.extend(memory::measure(&mut client, &options).await?);
     figures.extend(sessions::measure(&mut client, &options).await?);
     println!("{}", serde_json::to_string(&figures)?);

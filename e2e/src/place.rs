@@ -65,7 +65,8 @@ pub fn endpoint() -> Option<String> {
     env::var("HOLDFAST_E2E_ENDPOINT").ok().filter(|endpoint| !endpoint.is_empty())
 }
 
-/// Whether others work on this machine at the same time: the oracle then looks only at what must be ours.
+/// Whether somebody says that others work on this machine at the same time: what the oracle finds elsewhere then does
+/// not count. It sees most of them itself.
 pub fn crowded() -> bool {
     env::var_os("HOLDFAST_E2E_CROWDED").is_some()
 }

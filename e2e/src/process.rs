@@ -189,20 +189,34 @@ fn children_of(pid: u32) -> Vec<Stat> {
 
 /// All that descends from this process, but for what the tests themselves spawned and hold.
 pub fn descendants() -> Vec<Stat> {
+    let mut found = below(std::process::id(), table());
+    let ours = ours();
+    found.retain(|process| !ours.contains(&process.pid));
+    found
+}
+
+/// All that does not descend from this process.
+pub fn strangers() -> Vec<Stat> {
+    let table = table();
+    let own: BTreeSet<u32> =
+        below(std::process::id(), table.clone()).into_iter().map(|process| process.pid).collect();
+    table.into_iter().filter(|process| !own.contains(&process.pid)).collect()
+}
+
+/// What of a table descends from a process.
+fn below(pid: u32, table: Vec<Stat>) -> Vec<Stat> {
     let mut by_parent: BTreeMap<u32, Vec<Stat>> = BTreeMap::new();
-    for process in table() {
+    for process in table {
         by_parent.entry(process.parent).or_default().push(process);
     }
     let mut found = Vec::new();
-    let mut parents = vec![std::process::id()];
+    let mut parents = vec![pid];
     while let Some(parent) = parents.pop() {
         for process in by_parent.remove(&parent).into_iter().flatten() {
             parents.push(process.pid);
             found.push(process);
         }
     }
-    let ours = ours();
-    found.retain(|process| !ours.contains(&process.pid));
     found
 }
 
@@ -224,4 +238,18 @@ pub fn end_descendants() -> Result<()> {
         }
         Ok(left.is_empty().then_some(()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descent_goes_over_generations() {
+        let process = |pid, parent| Stat { pid, parent, state: 'S', name: String::new() };
+        let table = vec![process(1, 0), process(5, 1), process(6, 5), process(7, 6), process(8, 1)];
+        let mut pids: Vec<u32> = below(5, table).into_iter().map(|process| process.pid).collect();
+        pids.sort_unstable();
+        assert_eq!(pids, [6, 7]);
+    }
 }

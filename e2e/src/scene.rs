@@ -1,5 +1,5 @@
 //! Everything that a test needs, made before it and gone after it: a network namespace of the test's own, a
-//! registry with the test images, an agent, a client. Scenes follow each other: the oracle counts the whole machine.
+//! registry with the test images, an agent, a client. Scenes follow each other: the oracle counts the machine.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::{
     agent::{Agent, Settings},
     crictl::Crictl,
-    oracle::{Oracle, Scope},
+    oracle::{Neighbours, Oracle, Scope},
     place, process,
     registry::Registry,
     specs,
@@ -122,6 +122,8 @@ impl Scene {
             agent: self.agent.as_ref().and_then(Agent::pid),
             cgroup: self.agent.as_ref().map(|agent| agent.settings.cgroup_parent.clone()),
             ours: self.agent.is_some(),
+            log: self.agent.as_ref().map(Agent::log),
+            neighbours: Neighbours::Unknown,
         }
     }
 

@@ -5,17 +5,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Facts, Scope};
+use super::{Look, Scope};
 
-pub fn look(scope: &Scope, facts: &mut Facts) {
+pub fn look(scope: &Scope, look: &mut Look) {
     let parent = scope.cgroup.as_deref().map(name);
     for hierarchy in hierarchies() {
         walk(&hierarchy, &mut |group| {
             let text = group.to_string_lossy();
             let ours = parent.as_ref().is_some_and(|parent| text.contains(parent.as_str()));
-            if ours || Scope::counts_strangers() {
-                facts.insert(format!("cgroup {text}"));
-            }
+            let facts = if ours { &mut look.ours } else { &mut look.elsewhere };
+            facts.insert(format!("cgroup {text}"));
         });
     }
 }

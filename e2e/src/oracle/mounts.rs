@@ -5,17 +5,20 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use nix::mount::{MntFlags, umount2};
 
-use super::{Facts, Scope};
+use super::{Look, Scope};
 use crate::process::descendants;
 
-pub fn look(scope: &Scope, facts: &mut Facts) {
+/// Where iproute2 and container runtimes pin network namespaces.
+const NETNS: &str = "/run/netns";
+
+pub fn look(scope: &Scope, look: &mut Look) {
     let own = namespace("self");
     let dir = scope.dir.to_string_lossy().into_owned();
-    for mount in table("self") {
-        let ours = mount.contains(&dir) || mount.contains(" /run/netns") || mount.contains(" nsfs ");
-        if Scope::counts_strangers() || ours {
-            facts.insert(format!("mount {mount}"));
-        }
+    // Whoever pins the first namespace of a boot makes that directory a mount, and nobody unmakes it.
+    let once = format!("{NETNS} ");
+    for mount in table("self").into_iter().filter(|mount| !mount.starts_with(&once)) {
+        let facts = if mount.contains(&dir) { &mut look.ours } else { &mut look.elsewhere };
+        facts.insert(format!("mount {mount}"));
     }
     let mut seen = BTreeSet::from([own]);
     for process in descendants().into_iter().map(|process| process.pid).chain(scope.agent) {
@@ -24,14 +27,10 @@ pub fn look(scope: &Scope, facts: &mut Facts) {
         if namespace.is_empty() || !seen.insert(namespace.clone()) {
             continue;
         }
-        facts.extend(table(&pid).into_iter().map(|mount| format!("mount in {namespace}: {mount}")));
+        look.ours.extend(table(&pid).into_iter().map(|mount| format!("mount in {namespace}: {mount}")));
     }
-    for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
-        if Scope::counts_strangers()
-            || scope.ours && entry.file_name().to_string_lossy().starts_with("holdfast")
-        {
-            facts.insert(format!("file /run/netns/{}", entry.file_name().to_string_lossy()));
-        }
+    for entry in fs::read_dir(NETNS).into_iter().flatten().flatten() {
+        look.elsewhere.insert(format!("file {}", entry.path().display()));
     }
 }
 

@@ -76,6 +76,7 @@ impl Drop for Agent {
             agent: None,
             cgroup: Some(self.settings.cgroup_parent.clone()),
             ours: true,
+            ..Scope::default()
         }
         .sweep();
     }

@@ -6,6 +6,7 @@
 
 pub mod bpf;
 pub mod caps;
+pub mod cgroup;
 pub mod clone;
 pub mod error;
 pub mod memfd;

@@ -27,6 +27,18 @@ impl Pages {
             _ => handle_alloc_error(Layout::array::<u8>(len).unwrap_or(Layout::new::<u8>())),
         }
     }
+
+    /// Gives the memory from the first page border at or behind `kept` back to the kernel. Those bytes are zero from then
+    /// on, and cost nothing until they are touched again (madvise(2), MADV_DONTNEED).
+    pub fn give_back(&mut self, kept: usize) {
+        let from = kept.next_multiple_of(rustix::param::page_size());
+        if from >= self.len {
+            return;
+        }
+        // SAFETY: a page border within our own mapping to its end; `self` is borrowed for us alone, and zero bytes are
+        // as valid as the ones before. It fails for locked memory only, and then nothing changes.
+        unsafe { libc::madvise(self.start.add(from).as_ptr().cast(), self.len - from, libc::MADV_DONTNEED) };
+    }
 }
 
 impl Deref for Pages {
@@ -66,5 +78,17 @@ mod tests {
         pages[99_999] = 7;
         let moved = std::thread::spawn(move || pages[99_999]);
         assert_eq!(moved.join().ok(), Some(7));
+    }
+
+    #[test]
+    fn what_is_given_back_is_zero_and_what_is_kept_is_not() {
+        let page = rustix::param::page_size();
+        let mut pages = Pages::new(4 * page);
+        for (kept, first_zero) in [(1, page), (page, page), (page + 1, 2 * page), (4 * page, 4 * page)] {
+            pages.fill(7);
+            pages.give_back(kept);
+            assert!(pages[..first_zero].iter().all(|byte| *byte == 7), "{kept}");
+            assert!(pages[first_zero..].iter().all(|byte| *byte == 0), "{kept}");
+        }
     }
 }

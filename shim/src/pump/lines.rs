@@ -8,7 +8,7 @@ pub const LONGEST: usize = 16 * 1024;
 /// The tag of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tag {
-    /// A piece of a line that goes on.
+    /// A piece of a line that goes on, or that the stream's end has cut off.
     Partial,
     /// A whole line, or its last piece.
     Full,
@@ -51,10 +51,16 @@ impl Lines {
         }
     }
 
-    /// The stream is over: a line without an end is a line.
+    /// Gives memory back that a long line needed.
+    pub fn give_back(&mut self) {
+        self.begun.give_back(self.len);
+    }
+
+    /// The stream is over. A line that has no end is a piece, as containerd writes it: whoever puts the output together
+    /// again, as the kubelet does for a termination message, must not add a newline that nobody wrote.
     pub fn end(&mut self, mut record: impl FnMut(Tag, [&[u8]; 2])) {
         if self.len > 0 {
-            record(Tag::Full, [&self.begun[..self.len], &[]]);
+            record(Tag::Partial, [&self.begun[..self.len], &[]]);
             self.len = 0;
         }
     }
@@ -82,7 +88,17 @@ mod tests {
         assert_eq!(cut([line.as_slice(), b"\n"]), [(Tag::Full, line.clone())]);
         let records = cut([line.as_slice(), b"y\n"]);
         assert_eq!(records, [(Tag::Partial, line.clone()), (Tag::Full, b"y".to_vec())]);
-        assert_eq!(cut([line.as_slice()]), [(Tag::Full, line)]);
+        assert_eq!(cut([line.as_slice()]), [(Tag::Partial, line)]);
+    }
+
+    #[test]
+    fn only_a_newline_makes_a_line_whole() {
+        for (chunks, tag) in
+            [(["a\nDONE", ""], Tag::Partial), (["a\nDO", "NE"], Tag::Partial), (["a\nDONE", "\n"], Tag::Full)]
+        {
+            let records = cut(chunks.map(str::as_bytes));
+            assert_eq!(records, [(Tag::Full, b"a".to_vec()), (tag, b"DONE".to_vec())]);
+        }
     }
 
     #[test]
@@ -116,13 +132,12 @@ mod tests {
             let records = cut(chunks);
             prop_assert_eq!(&records, &cut([bytes.as_slice()]));
             let mut joined = Vec::new();
-            for (tag, content) in &records {
+            for (at, (tag, content)) in records.iter().enumerate() {
                 prop_assert!(content.len() <= LONGEST && !content.contains(&b'\n'));
-                prop_assert!(*tag == Tag::Full || content.len() == LONGEST);
+                prop_assert!(*tag == Tag::Full || content.len() == LONGEST || at + 1 == records.len());
                 joined.extend_from_slice(content);
                 if *tag == Tag::Full { joined.push(b'\n'); }
             }
-            if joined.len() == bytes.len() + 1 { joined.pop(); }
             prop_assert_eq!(joined, bytes);
         }
     }

@@ -26,6 +26,8 @@ struct Ours {
     stdout: Option<Source>,
     stderr: Option<Source>,
     resize: Option<Box<dyn FnMut(u16, u16) + Send>>,
+    /// To be told of the process's end.
+    terminal: Option<Terminal>,
 }
 
 /// The process's ends.
@@ -67,10 +69,14 @@ impl Runtime {
             let master = master.ok_or_else(|| failed(ShimError::Unexpected { request: "Exec" }))?;
             ours = terminal(&container, master, wanted)?;
         }
-        let Ours { stdin, stdout, stderr, resize } = ours;
+        let Ours { stdin, stdout, stderr, resize, terminal } = ours;
         let end = Box::pin(async move {
             let _forget = forget;
-            end.await.map(|end| Outcome::Exited(end.exit_code)).map_err(|_| Failure {
+            let end = end.await;
+            if let Some(terminal) = terminal {
+                terminal.process_has_ended();
+            }
+            end.map(|end| Outcome::Exited(end.exit_code)).map_err(|_| Failure {
                 text: format!("container {} ended, and the command with it", container.id),
             })
         });
@@ -116,12 +122,13 @@ fn terminal(container: &Container, master: OwnedFd, wanted: Wanted) -> Result<Ou
         path: container.dir.clone(),
         source,
     })?;
-    let sized = terminal.clone();
+    let (sized, told) = (terminal.clone(), terminal.clone());
     Ok(Ours {
         stdin: wanted.stdin.then(|| Box::new(terminal.clone()) as Sink),
         // Read in any case: a terminal that nobody reads stops its process when it is full.
         stdout: Some(Box::new(terminal)),
         stderr: None,
         resize: Some(Box::new(move |columns, rows| sized.resize(columns, rows))),
+        terminal: Some(told),
     })
 }

@@ -21,6 +21,9 @@
 //!    | Exec, Signal, ReopenLog ... |
 //!    |          event Exited{..}   |  the exit record is on disk before this is sent; then the shim ends
 //! ```
+//!
+//! The exit record is there, marked unfinished, from the moment that init's end is known. A shim that is killed behind that
+//! leaves the poststop hooks and the groups to the agent, and the exit code all the same.
 
 use std::path::PathBuf;
 
@@ -339,6 +342,10 @@ pub struct ExitRecord {
     pub message: String,
     /// Log lines that were dropped since the disk took no writes.
     pub log_lines_dropped: u64,
+    /// Written as soon as the exit was known: the log may lack its end, poststop hooks may not have run, and processes may
+    /// be left in the container's groups. The shim writes the record again when all that is done.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unfinished: bool,
 }
 
 /// Whose fault a failure is, which decides the gRPC code.

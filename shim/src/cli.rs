@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use holdfast_sys::process;
 
 use crate::control;
+use crate::fault::Cause;
 use crate::stage::hooks::{Moment, later};
 
 const HELP: &str = "\
@@ -45,17 +46,14 @@ pub fn main() -> ExitCode {
 fn serve(id: &str) -> ExitCode {
     // Whoever spawned us may have done this already, from a read-only mount. Without it we go on: a container that
     // runs as the host's root could then overwrite our file, so say it.
+    let mut warnings = Vec::new();
     if !process::program_is_protected() {
-        if std::env::var_os(AGAIN).is_none() {
-            let error = process::run_again_protected(AGAIN);
-            eprintln!("holdfast-shim {id}: {error}");
-        }
-        eprintln!(
-            "holdfast-shim {id}: our program's file can be written to from a container that can see us"
-        );
+        let again = std::env::var_os(AGAIN).is_none().then(|| process::run_again_protected(AGAIN));
+        let why = again.map(|error| format!(": {}", error.text())).unwrap_or_default();
+        warnings.push(format!("the shim's program can be written to from a container that can see it{why}"));
     }
     process::small_heap();
-    match control::serve(id) {
+    match control::serve(warnings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("holdfast-shim {id}: {failure}");

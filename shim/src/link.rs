@@ -22,6 +22,8 @@ pub const GO: u8 = b'G';
 /// Stage to shim.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Report {
+    /// The files on the host: the room for the exit record, and the log if there is one.
+    Files,
     /// I am the process that will run the command; my pidfd comes along.
     Born,
     /// A child of yours runs createContainer hooks; its pidfd comes along.
@@ -102,10 +104,12 @@ pub enum Step {
     RunRuntime,
     /// Hooks run.
     Hooks,
+    /// Opening the log and the exit record.
+    OpenFiles,
 }
 
 impl Step {
-    const ALL: [(Self, &'static str); 20] = [
+    const ALL: [(Self, &'static str); 21] = [
         (Self::Begin, "begin"),
         (Self::EnterCgroup, "enter cgroup"),
         (Self::AwaitPlacement, "await placement in the cgroup"),
@@ -126,6 +130,7 @@ impl Step {
         (Self::MakeBundle, "make the bundle"),
         (Self::RunRuntime, "create by the OCI runtime"),
         (Self::Hooks, "run hooks"),
+        (Self::OpenFiles, "open the log and the exit record"),
     ];
 
     fn name_of(number: u32) -> &'static str {
@@ -157,6 +162,11 @@ impl Progress {
 /// Sends a report. A shim that is gone is no error of the stage: it finds out at the gate.
 pub fn report(link: impl AsFd, report: &Report, fd: Option<BorrowedFd<'_>>) -> Result<(), ChannelError> {
     channel::send(link, report, fd.as_slice())
+}
+
+/// Sends a report with any number of descriptors.
+pub fn report_with(link: impl AsFd, report: &Report, fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
+    channel::send(link, report, fds)
 }
 
 /// Sends a byte to the stage.

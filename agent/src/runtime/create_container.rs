@@ -291,8 +291,9 @@ impl Runtime {
                 .await
                 .map_err(|source| Error::Cgroup { operation: "make container", source })?
         };
-        let (shim, notices) = self.spawn_shim(container).await?;
-        let created = self.bring_to_gate(container, plan, &shim, entry, systemd).await?;
+        let (shim, mut notices) = self.spawn_shim(container).await?;
+        let created = self.bring_to_gate(container, plan, &shim, entry, systemd).await;
+        let created = created.inspect_err(|_| super::monitor::log_warnings(container, &mut notices))?;
         shim.order(Request::Commit).await.map_err(|source| Error::Shim {
             operation: "commit",
             id: id.to_string(),

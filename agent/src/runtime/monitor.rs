@@ -61,9 +61,7 @@ impl Runtime {
                     Notice::Event(Event::OomKilled) => {
                         tracing::info!(container_id = %container.id, "out of memory: a process was killed");
                     }
-                    Notice::Event(Event::Warning { text }) => {
-                        tracing::warn!(container_id = %container.id, "{text}");
-                    }
+                    Notice::Event(Event::Warning { text }) => log_warning(&container, &text),
                     Notice::Event(Event::ExecExited { .. } | Event::AttachCut { .. }) => {}
                     Notice::Closed => break,
                 }
@@ -72,31 +70,42 @@ impl Runtime {
         });
     }
 
-    /// The shim went without saying how the container ended: its record tells, or it died.
+    /// The shim went without saying how the container ended: its record tells, or it died. A record that is unfinished is
+    /// the truth as well: what is missing is what the shim would have done after it, and that is done here.
     pub(super) async fn shim_gone(&self, container: &Arc<Container>) {
+        let mut written = self.exit_record(container).await;
+        if written.as_ref().is_none_or(|record| record.unfinished) {
+            // It may have lost no more than its connection. Then it writes no other record behind our back.
+            if let Some(name) = container.record.get().shim {
+                end_process(name).await;
+            }
+            written = self.exit_record(container).await.or(written);
+        }
+        let record = match written {
+            Some(record) if !record.unfinished => record,
+            written => {
+                self.end_without_shim(container).await;
+                match written {
+                    Some(record) => ExitRecord { unfinished: false, ..record },
+                    None => shim_died(container.record.get().started_at_ns),
+                }
+            }
+        };
+        self.container_exited(container, record).await;
+    }
+
+    async fn exit_record(&self, container: &Container) -> Option<ExitRecord> {
         let path = container.dir.join(EXIT_RECORD_NAME);
-        if let Some(record) = blocking(move || read_exit_record(&path)).await {
-            self.container_exited(container, record).await;
-            return;
-        }
-        if container.record.get().removing {
-            return;
-        }
-        tracing::warn!(container_id = %container.id, "shim ended without an exit record: the container is killed");
+        blocking(move || read_exit_record(&path)).await
+    }
+
+    /// Kills what is left of a container, and runs its last hooks.
+    async fn end_without_shim(&self, container: &Arc<Container>) {
+        tracing::warn!(container_id = %container.id, "shim ended unexpectedly: what is left of the container is killed");
         if let Err(error) = self.cgroups.kill(&container.record.get().cgroup).await {
             tracing::warn!(container_id = %container.id, %error, "processes of a container without shim may be left");
         }
         self.poststop_hooks(container).await;
-        let started_at_ns = container.record.get().started_at_ns;
-        let record = ExitRecord {
-            exit_code: SHIM_DIED_EXIT_CODE,
-            started_at_ns,
-            finished_at_ns: now_ns(),
-            reason: "ShimDied".to_owned(),
-            message: "the container's shim ended unexpectedly; its processes were killed".to_owned(),
-            ..ExitRecord::default()
-        };
-        self.container_exited(container, record).await;
     }
 
     /// Records an exit and takes back what only a running container needs.
@@ -145,6 +154,19 @@ impl Runtime {
     }
 }
 
+fn log_warning(container: &Container, text: &str) {
+    tracing::warn!(container_id = %container.id, "{text}");
+}
+
+/// Logs what a shim has warned of whose container was never made: nobody follows it.
+pub(super) fn log_warnings(container: &Container, notices: &mut mpsc::UnboundedReceiver<Notice>) {
+    while let Ok(notice) = notices.try_recv() {
+        if let Notice::Event(Event::Warning { text }) = notice {
+            log_warning(container, &text);
+        }
+    }
+}
+
 /// Waits until the process of a pidfd has ended.
 async fn wait_end(pidfd: &OwnedFd) {
     match async_fd(pidfd.as_fd()) {
@@ -167,6 +189,17 @@ pub(super) async fn end_process(name: ProcessName) {
     let _ = holdfast_sys::pidfd::signal(pidfd.as_fd(), libc::SIGKILL);
     let _ = timeout(END_LIMIT, wait_end(&pidfd)).await;
     reap_now(&pidfd);
+}
+
+fn shim_died(started_at_ns: i64) -> ExitRecord {
+    ExitRecord {
+        exit_code: SHIM_DIED_EXIT_CODE,
+        started_at_ns,
+        finished_at_ns: now_ns(),
+        reason: "ShimDied".to_owned(),
+        message: "the container's shim ended unexpectedly; its processes were killed".to_owned(),
+        ..ExitRecord::default()
+    }
 }
 
 pub(super) fn read_exit_record(path: &std::path::Path) -> Option<ExitRecord> {

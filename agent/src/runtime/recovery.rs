@@ -12,7 +12,7 @@
 //! | Ready       | holder lives          | adopted                                               |
 //! | Ready       | holder gone           | NOTREADY                                              |
 //! | Created, Running | shim answers     | adopted                                               |
-//! | Created, Running | exit record      | EXITED as it says                                     |
+//! | Created, Running | exit record      | EXITED as it says; if it is unfinished, its rest is done |
 //! | Created, Running | neither          | killed by cgroup; EXITED 255, ShimDied                |
 //!
 //! A record that cannot be read is set aside beside its siblings, logged, and never fatal (`aside.rs`).
@@ -219,6 +219,7 @@ impl Runtime {
         };
         let path = container.dir.join(holdfast_pod::protocol::EXIT_RECORD_NAME);
         let known = blocking(move || super::monitor::read_exit_record(&path)).await;
+        let known = known.map(|record| ExitRecord { unfinished: false, ..record });
         self.container_exited(container, known.unwrap_or(exit)).await;
     }
 

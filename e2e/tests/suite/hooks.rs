@@ -387,6 +387,40 @@ fn the_shim_is_killed() -> Result<()> {
     oracle.nothing_left()
 }
 
+/// How a container ended is known before its last hooks are through: whoever kills the shim then does not change it.
+#[test]
+fn an_exit_outlives_the_shim() -> Result<()> {
+    let Some(scene) = scene("none", "none", 30)? else { return Ok(()) };
+    let once = scene.dir.join("hooks/once");
+    let script = format!("[ -e {0} ] && exit; touch {0}; exec sleep 600", once.display());
+    let file = json!({
+        "version": "1.0.0", "hook": {"path": "/bin/sh", "args": ["sh", "-c", script]},
+        "when": {"annotations": {"^holdfast\\.test/hooks$": "^yes$"}}, "stages": ["poststop"],
+    });
+    fs::write(scene.dir.join("hooks/a-first.json"), file.to_string())?;
+    let oracle = scene.oracle()?;
+    let pod = pod(&scene.dir, "outlived");
+    let pod_id = scene.run_pod(&pod)?;
+    for (name, code, reason) in [("job", 0, "Completed"), ("failed", 7, "Error")] {
+        let command = format!("exit {code}");
+        let spec = hooked(&scene, container(name, BUSYBOX, &["sh", "-c", &command]));
+        let id = scene.start(&pod_id, &pod, &spec)?;
+        wait::until_true("the hook to run", || Ok(once.exists()))?;
+        let record = scene.agent.as_ref().context("an agent")?.settings.root();
+        let record = fs::read_to_string(record.join(format!("containers/{id}/record.json")))?;
+        let record: Value = serde_json::from_str(&record)?;
+        let shim = record["shim"]["pid"].as_u64().with_context(|| format!("no shim in {record}"))?;
+        process::stdout("kill", ["-9", &shim.to_string()])?;
+        let status = scene.exited(&id)?;
+        ensure!(status["exitCode"] == code && status["reason"] == reason, "{name}: {status}");
+        // Its hooks are not owed any more.
+        ensure!(stages(&calls(&scene)?).last().is_some_and(|last| last == "poststop"), "{name}");
+        fs::remove_file(&once)?;
+    }
+    scene.remove_pod(&pod_id)?;
+    oracle.nothing_left()
+}
+
 /// A file that cannot be understood is no reason to run a container without its hooks.
 #[test]
 fn a_bad_file_is_named() -> Result<()> {

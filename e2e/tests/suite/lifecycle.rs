@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use holdfast_e2e::{
     Scene,
-    process::Process,
+    process::{self, Process},
     scene::BUSYBOX,
     specs::{container, pod},
     wait,
@@ -173,6 +173,27 @@ fn commands_and_directories() -> Result<()> {
     }
     scene.remove_pod(&pod_id)?;
     scene.crictl.ok(&["rmi", &image])?;
+    oracle.nothing_left()
+}
+
+/// Whoever opens a FIFO that nobody reads waits for ever: it is no log.
+#[test]
+fn a_fifo_is_no_log() -> Result<()> {
+    let Some(scene) = Scene::ours()? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    let pod = pod(&scene.dir, "fifo");
+    let pod_id = scene.run_pod(&pod)?;
+    let spec = container("main", BUSYBOX, &["true"]);
+    let path = scene.log(&pod, &spec);
+    process::stdout("mkfifo", [&path])?;
+    let (file, sandbox) = scene.create_files(&pod, &spec)?;
+    let begin = Instant::now();
+    let refused = scene.crictl.refused(&["create", &pod_id, &file, &sandbox])?;
+    ensure!(refused.code == "InvalidArgument" && refused.text.contains("FIFO"), "{refused:?}");
+    ensure!(refused.text.contains("main.log"), "{refused:?}");
+    ensure!(begin.elapsed() < Duration::from_secs(10), "after {:?}", begin.elapsed());
+    ensure!(path.exists(), "what is not ours was removed");
+    scene.remove_pod(&pod_id)?;
     oracle.nothing_left()
 }
 

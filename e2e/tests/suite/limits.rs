@@ -1,12 +1,17 @@
 //! Limits are in force in the kernel, follow an update, and kill what exceeds them with the right reason.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use holdfast_e2e::{
-    Scene,
+    Scene, place,
     scene::BUSYBOX,
-    specs::{container, pod, sleeper},
+    specs::{NODE, PID_POD, container, pod, sleeper},
+    wait,
 };
 use serde_json::json;
 
@@ -88,6 +93,69 @@ fn a_limit_of_processes_holds_a_fork_bomb() -> Result<()> {
     oracle.nothing_left()
 }
 
+/// A container that somebody has frozen: an exec keeps its time limit, what it left dies after the thaw, and the container
+/// can be stopped without one.
+#[test]
+fn a_frozen_container_holds_up_nobody() -> Result<()> {
+    let Some(scene) = Scene::any()? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    let pod = pod(&scene.dir, "frozen");
+    let pod_id = scene.run_pod(&pod)?;
+    let id = scene.start(&pod_id, &pod, &sleeper("main", BUSYBOX))?;
+    let group = Group::of(&scene, &id)?;
+    group.freeze(true)?;
+    let begin = Instant::now();
+    let refused = scene.crictl.call(&["exec", "-s", "--timeout", "3", &id, "sleep", "4321"])?;
+    ensure!(!refused.status.success(), "it ran in a frozen container");
+    ensure!(begin.elapsed() < Duration::from_secs(10) * place::slowness(), "after {:?}", begin.elapsed());
+    group.freeze(false)?;
+    wait::until_true("the exec to be gone", || Ok(!scene.shell(&id, "ps")?.contains("sleep 4321")))?;
+    ensure!(scene.crictl.ok(&["exec", "-s", &id, "echo", "on"])? == "on");
+    group.freeze(true)?;
+    let begin = Instant::now();
+    scene.crictl.ok(&["stop", "--timeout", "1", &id])?;
+    ensure!(begin.elapsed() < Duration::from_secs(10) * place::slowness(), "after {:?}", begin.elapsed());
+    ensure!(scene.status(&id)?["exitCode"] == 137, "{}", scene.status(&id)?);
+    scene.remove_pod(&pod_id)?;
+    oracle.nothing_left()
+}
+
+/// Without a pid namespace of its own a container ends with all that it started, in whatever groups below its own.
+#[test]
+fn groups_below_end_with_their_container() -> Result<()> {
+    let Some(scene) = Scene::any()? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    for (name, mode, marker) in [("shared", PID_POD, "4322"), ("of-the-node", NODE, "4323")] {
+        let mut pod = pod(&scene.dir, name);
+        let security = &mut pod["linux"]["security_context"];
+        security["privileged"] = true.into();
+        security["namespace_options"]["pid"] = mode.into();
+        let pod_id = scene.run_pod(&pod)?;
+        // By whatever path the group is seen, with a cgroup namespace and without, v1 and v2.
+        let script = format!(
+            "v1=$(sed -n 's/^[0-9]*:pids://p' /proc/self/cgroup); v2=$(sed -n 's/^0:://p' /proc/self/cgroup); \
+             if [ -d /sys/fs/cgroup/pids ]; then g=/sys/fs/cgroup/pids$v1; else g=/sys/fs/cgroup$v2; fi; \
+             mkdir $g/below || exit 9; setsid sleep {marker} & echo $! >$g/below/cgroup.procs || exit 8; exit 5"
+        );
+        let mut spec = container("main", BUSYBOX, &["sh", "-c", &script]);
+        spec["linux"]["security_context"] = json!({"privileged": true, "namespace_options": {"pid": mode}});
+        let id = scene.start(&pod_id, &pod, &spec)?;
+        let status = scene.exited(&id)?;
+        ensure!(status["exitCode"] == 5, "{name}: {status} {}", scene.crictl.ok(&["logs", &id])?);
+        ensure!(!runs(&["sleep", marker]), "{name}: what it left runs on");
+        scene.remove_pod(&pod_id)?;
+    }
+    oracle.nothing_left()
+}
+
+/// Whether a process with these arguments is anywhere on the machine.
+fn runs(command: &[&str]) -> bool {
+    let wanted: String = command.iter().map(|word| format!("{word}\0")).collect();
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut lines = entries.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+    lines.any(|line| line == wanted.as_bytes())
+}
+
 /// A pod's parent is where its containers are.
 #[test]
 fn a_given_parent_is_used() -> Result<()> {
@@ -120,6 +188,8 @@ struct Group {
     v2: bool,
     memory: PathBuf,
     cpu: PathBuf,
+    /// Where it is frozen.
+    freezer: PathBuf,
 }
 
 impl Group {
@@ -137,11 +207,29 @@ impl Group {
             path(controller).map(|path| PathBuf::from(format!("/sys/fs/cgroup/{controller}{path}")))
         };
         if let (Some(memory), Some(cpu)) = (path_of("memory"), path_of("cpu")) {
-            return Ok(Self { v2: false, memory, cpu });
+            let freezer = path_of("freezer").context("no freezer")?;
+            return Ok(Self { v2: false, memory, cpu, freezer });
         }
         let unified = text.lines().find_map(|line| line.strip_prefix("0::")).context("no cgroup v2")?;
         let group = PathBuf::from(format!("/sys/fs/cgroup{unified}"));
-        Ok(Self { v2: true, memory: group.clone(), cpu: group })
+        Ok(Self { v2: true, memory: group.clone(), cpu: group.clone(), freezer: group })
+    }
+
+    fn freeze(&self, frozen: bool) -> Result<()> {
+        let (file, state) = match (self.v2, frozen) {
+            (true, true) => ("cgroup.freeze", "1"),
+            (true, false) => ("cgroup.freeze", "0"),
+            (false, true) => ("freezer.state", "FROZEN"),
+            (false, false) => ("freezer.state", "THAWED"),
+        };
+        fs::write(self.freezer.join(file), state)?;
+        wait::until_true("the group to freeze or thaw", || {
+            if self.v2 {
+                let events = fs::read_to_string(self.freezer.join("cgroup.events"))?;
+                return Ok(events.contains(&format!("frozen {}", u8::from(frozen))));
+            }
+            Ok(fs::read_to_string(self.freezer.join(file))?.trim() == state)
+        })
     }
 
     fn memory(&self) -> Result<u64> {

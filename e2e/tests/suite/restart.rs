@@ -4,7 +4,9 @@ use std::{fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use holdfast_e2e::{
-    Scene, process,
+    Scene,
+    grpc::{self, Message},
+    process,
     scene::BUSYBOX,
     specs::{container, pod, sleeper},
     wait,
@@ -223,6 +225,32 @@ fn records_that_cannot_be_read() -> Result<()> {
         ensure!(aside.join("record.json").exists(), "{} is not set aside", path.display());
         fs::remove_dir_all(aside)?;
     }
+    oracle.nothing_left()
+}
+
+/// A shim that dies while its container is being removed does not keep it from going.
+#[test]
+fn a_shim_that_dies_in_a_removal() -> Result<()> {
+    let Some(scene) = Scene::ours()? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    let pod = pod(&scene.dir, "removal");
+    let pod_id = scene.run_pod(&pod)?;
+    let id = scene.start(&pod_id, &pod, &sleeper("main", BUSYBOX))?;
+    let path = scene.agent.as_ref().context("an agent")?.settings.root();
+    let path = path.join(format!("containers/{id}/record.json"));
+    let record = || -> Result<Value> { Ok(serde_json::from_str(&fs::read_to_string(&path)?)?) };
+    let shim = record()?["shim"]["pid"].as_u64().context("no shim")?.to_string();
+    process::stdout("kill", ["-STOP", &shim])?;
+    // Not by crictl, which stops it first.
+    let (socket, request) = (scene.socket()?, Message::default().text(1, &id));
+    let removal = std::thread::spawn(move || {
+        grpc::call(&socket, "/runtime.v1.RuntimeService/RemoveContainer", &request)
+    });
+    wait::until_true("the removal to begin", || Ok(record()?["removing"] == true))?;
+    process::stdout("kill", ["-9", &shim])?;
+    removal.join().map_err(|_| anyhow::anyhow!("the client panicked"))??;
+    ensure!(!path.exists());
+    scene.remove_pod(&pod_id)?;
     oracle.nothing_left()
 }
 

@@ -106,6 +106,54 @@ fn a_terminal_that_is_closed_hangs_up() -> Result<()> {
     oracle.nothing_left()
 }
 
+/// A terminal whose last opener goes is not at its end: whoever opens it next is heard, in the log, by those who attach
+/// and in an exec, and nobody waits for ever because it is not read.
+#[test]
+fn a_terminal_that_is_let_go_and_opened_again() -> Result<()> {
+    let Some(scene) = Scene::any()? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    let pod = pod(&scene.dir, "reopened");
+    let pod_id = scene.run_pod(&pod)?;
+    let volume = scene.dir.join("told");
+    fs::create_dir(&volume)?;
+    // More than a terminal holds, a line at a time.
+    let lines =
+        |to: &str| format!("i=0; while [ $i -lt 2000 ]; do echo \"line $i .....\" >{to}; i=$((i+1)); done");
+    let script = format!(
+        "echo one; exec </dev/null >/dev/null 2>&1; while [ ! -e /told/go ]; do sleep 0.02; done; {}; exit 7",
+        lines("/dev/console")
+    );
+    let mut spec = container("main", BUSYBOX, &["sh", "-c", &script]);
+    spec["tty"] = true.into();
+    spec["mounts"] = serde_json::json!([{"container_path": "/told", "host_path": volume}]);
+    let id = scene.start(&pod_id, &pod, &spec)?;
+    let log = scene.log(&pod, &spec);
+    wait::until_true("the first line", || Ok(fs::read_to_string(&log)?.contains("one")))?;
+
+    let script = format!("echo ex''ec; exec </dev/null >/dev/null 2>&1; sleep 0.2; {}", lines("/dev/tty"));
+    let mut screen = Terminal::spawn(&exec(&scene.crictl, "spdy", "-it", &id, &script))?;
+    screen.expect("exec")?;
+    screen.expect("line 1999 .....")?;
+    screen.end()?;
+
+    let attach = Terminal::spawn(&scene.crictl.command(&["attach", "-it", &id]));
+    let mut attach = attach?;
+    // Who is attached is not known before something comes.
+    wait::until_true("the session to stand", || {
+        fs::write(volume.join("go"), "")?;
+        Ok(fs::read_to_string(&log)?.contains("line 1 "))
+    })?;
+    let status = scene.exited(&id)?;
+    ensure!(status["exitCode"] == 7, "{status}");
+    attach.end()?;
+    let text = fs::read_to_string(&log)?;
+    for number in 0..2000 {
+        ensure!(text.contains(&format!(" line {number} .....")), "line {number} is not in the log");
+    }
+    scene.remove_pod(&pod_id)?;
+    oracle.nothing_left()
+}
+
 #[test]
 fn exits_and_refusals() -> Result<()> {
     let Some(scene) = Scene::any()? else { return Ok(()) };

@@ -11,6 +11,11 @@ use crate::fault::internal;
 /// Most packets that wait for an agent that reads slowly: hundreds of execs may end at once, and a socket holds fewer.
 const MOST_WAITING: usize = 16 * 1024;
 
+/// Most warnings that are kept while no agent is there.
+const MOST_UNHEARD: usize = 16;
+/// The number of the connection that we are born with.
+const FIRST: u32 = 0;
+
 /// A call that waits for its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Asked {
@@ -43,6 +48,8 @@ struct Agent {
 pub struct Agents {
     list: Vec<Agent>,
     next: u32,
+    /// Warnings of a time without an agent, for the next one.
+    unheard: Vec<Event>,
 }
 
 impl Agents {
@@ -50,7 +57,8 @@ impl Agents {
     pub fn add(&mut self, connection: OwnedFd) -> u32 {
         let number = self.next;
         self.next += 1;
-        self.list.push(Agent { number, connection, waiting: VecDeque::new() });
+        let waiting = self.unheard.drain(..).map(|event| (Packet::Event(event), None)).collect();
+        self.list.push(Agent { number, connection, waiting });
         number
     }
 
@@ -59,14 +67,18 @@ impl Agents {
         self.list.iter().find(|one| one.number == agent).map(|one| one.connection.as_fd())
     }
 
-    /// Closes it.
-    pub fn remove(&mut self, agent: u32) {
+    /// Closes it. `true`: it was the one that we were born with.
+    pub fn remove(&mut self, agent: u32) -> bool {
+        let before = self.list.len();
         self.list.retain(|one| one.number != agent);
+        agent == FIRST && before != self.list.len()
     }
 
-    /// It is the one that we were born with.
-    pub fn is_first(agent: u32) -> bool {
-        agent == 0
+    /// Nobody is there to be told.
+    fn keep(&mut self, event: Event) {
+        if matches!(event, Event::Warning { .. }) && self.unheard.len() < MOST_UNHEARD {
+            self.unheard.push(event);
+        }
     }
 
     /// Answers.
@@ -79,7 +91,11 @@ impl Agents {
 
     /// Tells the newest of an event.
     pub fn tell(&mut self, event: Event) -> Sent {
-        self.list.last_mut().map_or(Sent::Yes, |agent| agent.send(Packet::Event(event), None))
+        if let Some(agent) = self.list.last_mut() {
+            return agent.send(Packet::Event(event), None);
+        }
+        self.keep(event);
+        Sent::Yes
     }
 
     /// Something waits for room.
@@ -156,5 +172,28 @@ mod tests {
         }
         drop(theirs);
         assert_eq!(agents.tell(event(1)), Sent::Lost(number));
+    }
+
+    #[test]
+    fn a_warning_that_nobody_heard_waits_for_the_next_agent() {
+        let (first, _first) = socket::pair().unwrap();
+        let mut agents = Agents::default();
+        let number = agents.add(first);
+        assert!(agents.remove(number) && !agents.remove(number));
+        for number in 0..100 {
+            agents.tell(Event::Warning { text: number.to_string() });
+            agents.tell(Event::OomKilled);
+        }
+        let (ours, theirs) = socket::pair().unwrap();
+        let number = agents.add(ours);
+        assert!(agents.is_behind(number));
+        assert_eq!(agents.flush(number), Sent::Yes);
+        let mut buffer = channel::buffer();
+        for expected in 0..MOST_UNHEARD {
+            let packet = channel::recv::<Packet>(&theirs, &mut buffer).unwrap().unwrap().0;
+            assert!(matches!(packet, Packet::Event(Event::Warning { text }) if text == expected.to_string()));
+        }
+        assert!(matches!(channel::recv::<Packet>(&theirs, &mut buffer), Err(ChannelError::WouldBlock)));
+        assert!(!agents.remove(number), "it is not the first");
     }
 }

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use holdfast_pod::protocol::{Answer, Call, Failure, FaultKind, FdRole, Request, State};
 use holdfast_sys::pidfd::Exit;
 use holdfast_sys::{process, tty};
+use rustix::io::Errno;
 
 use super::agents::Asked;
 use super::container::{Container, Stage};
@@ -12,6 +13,7 @@ use super::{Shim, shrink};
 use crate::fault::{OrFail, Result, failure, internal};
 use crate::link;
 use crate::pump::clock::now_ns;
+use crate::pump::file::advice;
 
 /// Descriptors with their roles.
 #[derive(Debug, Default)]
@@ -116,7 +118,7 @@ impl Shim {
 
     /// What is over already is dead: success, so that stopping can be repeated.
     fn kill_all(&mut self) {
-        let Some(container) = &self.container else { return };
+        let Some(container) = &mut self.container else { return };
         container.kill_everything();
         if container.is_refused() {
             // There is no init that could die of it.
@@ -168,7 +170,10 @@ impl Shim {
             let answer = match done.errno {
                 0 => Answer::Ok,
                 errno => {
-                    let text = std::io::Error::from_raw_os_error(errno).to_string();
+                    let advice = advice(Errno::from_raw_os_error(errno));
+                    let error = std::io::Error::from_raw_os_error(errno);
+                    let text =
+                        advice.map_or_else(|| error.to_string(), |advice| format!("{error}: {advice}"));
                     let stage = format!("reopen log {}", path.display());
                     Answer::Failed(failure(FaultKind::Internal, &stage, errno, text))
                 }

@@ -2,19 +2,15 @@
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use holdfast_pod::protocol::FdRole;
 use holdfast_sys::path::of_descriptor;
-use holdfast_sys::pidfd;
-use rustix::fs::{Mode, OFlags, openat};
+use holdfast_sys::{cgroup, pidfd};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::{Errno, pread};
 
 use super::calls::Passed;
-
-/// How long what was killed may take to go.
-const KILL_LIMIT: Duration = Duration::from_secs(2);
 
 /// Descriptors of the container's groups, as the agent gave them.
 #[derive(Debug, Default)]
@@ -59,77 +55,96 @@ impl Cgroup {
         self.last.saturating_sub(self.before)
     }
 
-    /// Processes in it. `None`: it cannot be told.
-    pub fn processes(&self) -> Option<Vec<i32>> {
-        let text = match (&self.dir, self.tasks.first()) {
-            (Some(dir), _) => read_at(dir, "cgroup.procs")?,
-            (None, Some(tasks)) => fs::read_to_string(procs_beside(tasks)?).ok()?,
-            (None, None) => return None,
-        };
-        Some(text.lines().filter_map(|line| line.parse().ok()).collect())
+    /// The groups that are the container's, in every hierarchy.
+    fn groups(&self) -> Vec<OwnedFd> {
+        let unified = self.dir.as_ref().and_then(|dir| dir.try_clone().ok());
+        unified.into_iter().chain(self.tasks.iter().filter_map(group_of)).collect()
     }
 
-    /// Kills everything in it with SIGKILL, and waits a little for it to be gone. Never anything outside: a group that
-    /// holds us, or is the root of its hierarchy, is no container's.
-    pub fn kill_all(&self) {
-        let us = std::process::id().cast_signed();
-        let Some(processes) = self.processes().filter(|all| !all.contains(&us) && !all.contains(&1)) else {
-            return;
-        };
-        if processes.is_empty() {
-            return;
+    /// Processes in it and below it. `None`: it cannot be told.
+    pub fn processes(&self) -> Option<Vec<i32>> {
+        let groups = self.groups();
+        (!groups.is_empty()).then(|| members(&groups))
+    }
+
+    /// One round of SIGKILL for everything in it and below it; never waits. `true`: nothing was left.
+    pub fn kill_once(&self) -> bool {
+        let groups: Vec<_> = self.groups().into_iter().filter(is_a_containers).collect();
+        let found = members(&groups);
+        if found.is_empty() {
+            return true;
         }
-        let end = Instant::now() + KILL_LIMIT;
-        if let Some(dir) = &self.dir {
-            let opened: Vec<_> = processes.iter().filter_map(|pid| pidfd::open(*pid).ok()).collect();
-            if kill_by_kernel(dir) {
-                for process in opened {
-                    let _ = pidfd::wait_exit(process, end.saturating_duration_since(Instant::now()));
-                }
-                return;
+        let killed = groups.iter().filter(|group| cgroup::kill(group).is_ok()).count();
+        // In v1 groups, and threaded ones, by hand.
+        if killed < groups.len() {
+            groups.iter().for_each(cgroup::stop_forks);
+            let opened = found.into_iter().filter_map(|pid| Some((pid, pidfd::open(pid).ok()?)));
+            let opened: Vec<_> = opened.collect();
+            // A number that is still in the group after its process was opened means that process.
+            let still = members(&groups);
+            for (_, process) in opened.iter().filter(|(pid, _)| still.binary_search(pid).is_ok()) {
+                let _ = pidfd::kill(process);
             }
         }
-        while Instant::now() < end && self.kill_once(us) {}
+        groups.iter().for_each(cgroup::thaw);
+        false
     }
 
-    /// One round, since what runs may fork. `false`: nothing was left.
-    fn kill_once(&self, us: i32) -> bool {
-        let list = || self.processes().unwrap_or_default();
-        let opened: Vec<_> = list()
-            .into_iter()
-            .filter(|pid| *pid > 1 && *pid != us)
-            .filter_map(|pid| Some((pid, pidfd::open(pid).ok()?)))
-            .collect();
-        // A number that is still in the group after its process was opened means that process.
-        let still = list();
-        let ours: Vec<_> = opened.into_iter().filter(|(pid, _)| still.contains(pid)).collect();
-        for (_, process) in &ours {
-            let _ = pidfd::kill(process);
-        }
-        for (_, process) in &ours {
-            let _ = pidfd::wait_exit(process, Duration::from_millis(100));
-        }
-        !ours.is_empty()
+    /// Lets what was killed die: a process that the v1 freezer holds does not.
+    pub fn thaw(&self) {
+        self.tasks.iter().filter_map(group_of).for_each(cgroup::thaw);
     }
 }
 
-/// `cgroup.kill` (Linux 5.14), which no fork escapes. The root has none.
-fn kill_by_kernel(dir: &OwnedFd) -> bool {
-    let file = openat(dir, "cgroup.kill", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
-    file.and_then(|file| rustix::io::write(file, b"1")).is_ok()
+/// Killing, again and again, until nothing is left: what runs may fork, and what was killed takes its time. Between two
+/// rounds the control loop goes on.
+#[derive(Debug)]
+pub struct Sweep {
+    until: Instant,
+    pause: Duration,
+    /// When the next round is due.
+    pub next: Instant,
 }
 
-/// `cgroup.procs` of the v1 group whose `tasks` this is; not of a root, which `release_agent` tells.
-fn procs_beside(tasks: &OwnedFd) -> Option<PathBuf> {
+impl Sweep {
+    /// How long what was killed may take to go.
+    const LIMIT: Duration = Duration::from_secs(2);
+    const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+
+    /// Before the first round.
+    pub fn begin() -> Self {
+        let now = Instant::now();
+        Self { until: now + Self::LIMIT, pause: Duration::from_millis(1), next: now }
+    }
+
+    /// After a round that has found somebody. `None`: that took too long.
+    pub fn again(self) -> Option<Self> {
+        let now = Instant::now();
+        let pause = (self.pause * 2).min(Self::LONGEST_PAUSE);
+        (now < self.until).then_some(Self { pause, next: now + self.pause, ..self })
+    }
+}
+
+/// A group that holds us, or pid 1 as the root of a hierarchy may, is none.
+fn is_a_containers(group: &OwnedFd) -> bool {
+    let processes = cgroup::processes(group);
+    !processes.contains(&1) && !processes.contains(&std::process::id().cast_signed())
+}
+
+fn members(groups: &[OwnedFd]) -> Vec<i32> {
+    let mut all: Vec<i32> = groups.iter().flat_map(cgroup::processes).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// The v1 group whose `tasks` this is; not a root, which `release_agent` tells.
+fn group_of(tasks: &OwnedFd) -> Option<OwnedFd> {
     let tasks = fs::read_link(of_descriptor(tasks)).ok()?;
     let group = tasks.parent()?;
     let root = group.join("release_agent").exists();
-    (!root).then(|| group.join("cgroup.procs"))
-}
-
-fn read_at(dir: &OwnedFd, name: &str) -> Option<String> {
-    let file = openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    std::io::read_to_string(fs::File::from(file)).ok()
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(CWD, group, flags, Mode::empty()).ok().filter(|_| !root)
 }
 
 /// `oom_kill` of memory.events (v2) or memory.oom_control (v1). `None`: the group is gone (ENODEV).
@@ -163,6 +178,6 @@ mod tests {
     fn without_a_group_nothing_is_killed() {
         let cgroup = Cgroup::default();
         assert_eq!(cgroup.processes(), None);
-        cgroup.kill_all();
+        assert!(cgroup.kill_once());
     }
 }

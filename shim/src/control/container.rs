@@ -8,10 +8,10 @@ use holdfast_sys::clone::Child;
 use holdfast_sys::pidfd;
 
 use super::agents::Asked;
-use super::cgroup::Cgroup;
+use super::cgroup::{Cgroup, Sweep};
 use super::foreign::Foreign;
 use crate::link::{Progress, Ready};
-use crate::pump::{Input, LogFile, Pump};
+use crate::pump::{Input, LogFile, Pump, RecordFile};
 
 /// Where it stands.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl Stage {
 pub struct Container {
     /// What was asked for.
     pub create: Create,
-    /// Where the exit record goes.
+    /// The agent's directory of it.
     pub state_dir: OwnedFd,
     /// Its cgroups.
     pub cgroup: Cgroup,
@@ -96,6 +96,8 @@ pub struct Container {
     pub input: Option<Input>,
     /// Where the pump will write, until it starts.
     pub log: Option<LogFile>,
+    /// Where the pump will write the exit record, until it starts.
+    pub record: Option<RecordFile>,
     /// The pump.
     pub pump: Option<Pump>,
     /// Our end of its stdin, for those who attach.
@@ -112,19 +114,85 @@ pub struct Container {
     pub hook: Option<Child>,
     /// Its poststop hooks have run, or run now.
     pub stopped: bool,
+    /// Who removes the files of one that never was.
+    pub remover: Option<Child>,
+    /// They are removed, or are being removed.
+    pub removed: bool,
+    /// What is left in its groups is being killed.
+    pub sweep: Option<Sweep>,
     /// The runtime that makes it in the place of our stages.
     pub foreign: Option<Foreign>,
 }
 
 impl Container {
+    /// Its stages are at work, which end with `helper` and are heard over `link`. What else there is comes later.
+    pub fn new(
+        create: Create,
+        state_dir: OwnedFd,
+        cgroup: Cgroup,
+        helper: Child,
+        (link, progress): (OwnedFd, Progress),
+    ) -> Self {
+        Self {
+            create,
+            state_dir,
+            cgroup,
+            stage: Stage::Building,
+            helper: Some(helper),
+            init: None,
+            link: Some(link),
+            progress: Some(progress),
+            ready: Ready::default(),
+            created: Created::default(),
+            asked: None,
+            deadline: None,
+            committed: false,
+            started_at_ns: 0,
+            start_error: None,
+            input: None,
+            log: None,
+            record: None,
+            pump: None,
+            stdin: None,
+            terminal: None,
+            reopening: Vec::new(),
+            shutdown: None,
+            hook_runners: Vec::new(),
+            hook: None,
+            stopped: false,
+            remover: None,
+            removed: false,
+            sweep: None,
+            foreign: None,
+        }
+    }
+
     /// SIGKILL for everything of it that there is.
-    pub fn kill_everything(&self) {
+    pub fn kill_everything(&mut self) {
         for child in self.init.iter().chain(&self.helper) {
             let _ = pidfd::kill(&child.pidfd);
         }
         // With a pid namespace of its own, all goes with its init.
-        if !self.create.own_pid_namespace && !matches!(self.stage, Stage::Building) {
-            self.cgroup.kill_all();
+        if self.create.own_pid_namespace || matches!(self.stage, Stage::Building) {
+            self.cgroup.thaw();
+        } else if self.sweep.is_none() {
+            self.sweep(Sweep::begin());
         }
+    }
+
+    /// Kills what is left in its groups, now and until nothing is. `false`: that has taken too long, and is given up.
+    pub fn sweep(&mut self, sweep: Sweep) -> bool {
+        if self.cgroup.kill_once() {
+            self.sweep = None;
+            return true;
+        }
+        self.sweep = sweep.again();
+        self.sweep.is_some()
+    }
+
+    /// Children of ours that are still to be reaped before it is over.
+    pub fn has_children(&self) -> bool {
+        let all = [&self.helper, &self.init, &self.hook, &self.remover];
+        all.into_iter().any(Option::is_some) || !self.hook_runners.is_empty()
     }
 }

@@ -1,11 +1,12 @@
 //! Create: from the call to the gate, and back if something fails.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use holdfast_pod::channel::{self, ChannelError};
 use holdfast_pod::protocol::{Answer, Create, Created, Event, Failure, FaultKind, FdRole};
 use holdfast_sys::clone::{Birth, Child, Forked, fork};
+use holdfast_sys::process::exit_now;
 use holdfast_sys::{pidfd, proc, socket};
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, fchown, openat};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -19,7 +20,7 @@ use super::poll::Token;
 use super::{Shim, deadline, shrink};
 use crate::fault::{OrFail, Result, failure, internal};
 use crate::link::{self, Progress, Ready, Report, host_id};
-use crate::pump::{Input, LogFile, Pump};
+use crate::pump::{Input, LogFile, Pump, RecordFile};
 use crate::stage::hooks::Moment;
 use crate::stage::{self, Plan, Stdio, bundle};
 
@@ -56,10 +57,74 @@ impl Ends {
     }
 }
 
-fn open_log(create: &Create) -> Result<Option<LogFile>> {
-    let Some(path) = &create.log_path else { return Ok(None) };
-    let stage = format!("open log file {}", path.display());
-    LogFile::open(path).or_invalid(&stage, "make the pod's log directory on the host first").map(Some)
+/// What the stages are given by the agent.
+struct Given {
+    launch: OwnedFd,
+    state_dir: OwnedFd,
+    holder: OwnedFd,
+    seccomp: Option<OwnedFd>,
+    pid_target: Option<OwnedFd>,
+    cgroup: Cgroup,
+}
+
+impl Given {
+    fn take(passed: &mut Passed) -> Result<Self> {
+        const STAGE: &str = "create";
+        let mut cgroup = Cgroup::default();
+        cgroup.take(passed);
+        Ok(Self {
+            launch: passed.need(FdRole::Launch, STAGE)?,
+            state_dir: passed.need(FdRole::StateDir, STAGE)?,
+            holder: passed.need(FdRole::Holder, STAGE)?,
+            seccomp: passed.take(FdRole::Seccomp),
+            pid_target: passed.take(FdRole::PidTarget),
+            cgroup,
+        })
+    }
+}
+
+/// How the stages speak to us.
+struct Wire<'a> {
+    link: BorrowedFd<'a>,
+    progress: &'a Progress,
+    /// Who runs hooks, if there are hooks.
+    hooks: Option<BorrowedFd<'a>>,
+}
+
+/// Clones stage 1, or who makes the bundle of another runtime.
+fn fork_stage(create: &Create, given: &Given, stdio: &Stdio, wire: &Wire<'_>) -> Result<Child> {
+    // Another runtime enters the groups itself, and wants them to be empty.
+    let group = given.cgroup.dir.as_ref().filter(|_| create.runtime.is_none());
+    let birth = Birth { cgroup: group.map(AsFd::as_fd), ..Birth::default() };
+    match fork(birth).or_fail("clone stage 1 into the container's cgroup")? {
+        Forked::Parent(child) => Ok(child),
+        Forked::Child => match &create.runtime {
+            None => stage::run(&Plan {
+                create,
+                launch: given.launch.as_fd(),
+                state_dir: given.state_dir.as_fd(),
+                seccomp: given.seccomp.as_ref().map(AsFd::as_fd),
+                holder: given.holder.as_fd(),
+                pid_target: given.pid_target.as_ref().map(AsFd::as_fd),
+                tasks: &given.cgroup.tasks,
+                stdio,
+                hooks: wire.hooks,
+                link: wire.link,
+                progress: wire.progress,
+            }),
+            Some(runtime) => bundle::run(&bundle::Plan {
+                create,
+                runtime,
+                launch: given.launch.as_fd(),
+                state_dir: given.state_dir.as_fd(),
+                holder: given.holder.as_fd(),
+                pid_target: given.pid_target.as_ref().map(AsFd::as_fd),
+                stdio,
+                link: wire.link,
+                progress: wire.progress,
+            }),
+        },
+    }
 }
 
 impl Shim {
@@ -76,14 +141,7 @@ impl Shim {
 
     fn begin(&mut self, asked: Asked, create: Create, mut passed: Passed) -> Result<()> {
         const STAGE: &str = "create";
-        let launch = passed.need(FdRole::Launch, STAGE)?;
-        let state_dir = passed.need(FdRole::StateDir, STAGE)?;
-        let holder = passed.need(FdRole::Holder, STAGE)?;
-        let seccomp = passed.take(FdRole::Seccomp);
-        let pid_target = passed.take(FdRole::PidTarget);
-        let mut cgroup = Cgroup::default();
-        cgroup.take(&mut passed);
-        let log = open_log(&create)?;
+        let given = Given::take(&mut passed)?;
         let ends = Ends::make(&create)?;
         let progress = Progress::new().or_fail(STAGE)?;
         let (ours, theirs) = socket::pair().or_fail(STAGE)?;
@@ -98,75 +156,27 @@ impl Shim {
             _ => None,
         };
         let hooks = match &create.runtime {
-            None if create.hooks => Some(Self::fork_hook_runner(&create, launch.as_fd())?),
+            None if create.hooks => Some(Self::fork_hook_runner(&create, given.launch.as_fd())?),
             _ => None,
         };
         let (ask, hook_runner) = hooks.unzip();
-        // Another runtime enters the groups itself, and wants them to be empty.
-        let group = cgroup.dir.as_ref().filter(|_| create.runtime.is_none());
-        let birth = Birth { cgroup: group.map(AsFd::as_fd), ..Birth::default() };
-        let helper = match fork(birth).or_fail("clone stage 1 into the container's cgroup")? {
-            Forked::Parent(child) => child,
-            Forked::Child => match &create.runtime {
-                None => stage::run(&Plan {
-                    create: &create,
-                    launch: launch.as_fd(),
-                    seccomp: seccomp.as_ref().map(AsFd::as_fd),
-                    holder: holder.as_fd(),
-                    pid_target: pid_target.as_ref().map(AsFd::as_fd),
-                    tasks: &cgroup.tasks,
-                    stdio: &ends.theirs,
-                    hooks: ask.as_ref().map(AsFd::as_fd),
-                    link: theirs.as_fd(),
-                    progress: &progress,
-                }),
-                Some(runtime) => bundle::run(&bundle::Plan {
-                    create: &create,
-                    runtime,
-                    launch: launch.as_fd(),
-                    holder: holder.as_fd(),
-                    pid_target: pid_target.as_ref().map(AsFd::as_fd),
-                    stdio: &ends.theirs,
-                    link: theirs.as_fd(),
-                    progress: &progress,
-                }),
-            },
-        };
-        let named = [holder].into_iter().chain(pid_target).collect();
-        let foreign = create.runtime.clone().map(|runtime| Foreign::new(runtime, named, console));
+        let wire = Wire { link: theirs.as_fd(), progress: &progress, hooks: ask.as_ref().map(AsFd::as_fd) };
+        let helper = fork_stage(&create, &given, &ends.theirs, &wire)?;
         self.poll.add(&ours, Token::Link).or_fail("epoll")?;
         if create.await_placement && create.runtime.is_none() {
             self.answer(asked, Answer::Placing { pid: helper.pid });
         }
+        let named = [given.holder].into_iter().chain(given.pid_target).collect();
+        let foreign = create.runtime.clone().map(|runtime| Foreign::new(runtime, named, console));
         let limit = Some(create.timeout_ms).filter(|ms| *ms > 0).map_or(DEFAULT_LIMIT, Duration::from_millis);
-        self.container = Some(Container {
-            create,
-            state_dir,
-            cgroup,
-            stage: Stage::Building,
-            helper: Some(helper),
-            init: None,
-            link: Some(ours),
-            progress: Some(progress),
-            ready: Ready::default(),
-            created: Created::default(),
-            asked: Some(asked),
-            deadline: deadline(limit),
-            committed: false,
-            started_at_ns: 0,
-            start_error: None,
-            input: ends.input,
-            log,
-            pump: None,
-            stdin: ends.stdin,
-            terminal: None,
-            reopening: Vec::new(),
-            shutdown: None,
-            hook_runners: hook_runner.into_iter().collect(),
-            hook: None,
-            stopped: false,
-            foreign,
-        });
+        let mut container = Container::new(create, given.state_dir, given.cgroup, helper, (ours, progress));
+        container.asked = Some(asked);
+        container.deadline = deadline(limit);
+        container.input = ends.input;
+        container.stdin = ends.stdin;
+        container.hook_runners = hook_runner.into_iter().collect();
+        container.foreign = foreign;
+        self.container = Some(container);
         self.watch_oom();
         Ok(())
     }
@@ -195,7 +205,7 @@ impl Shim {
                 Ok(Some((report, fds))) => self.stage_reports(report, fds),
                 Ok(None) => self.link_is_closed(),
                 Err(e) => {
-                    eprintln!("holdfast-shim {}: stage: {e}", self.id);
+                    self.warn(format!("what a stage says cannot be understood: {e}"));
                     self.link_is_closed();
                 }
             }
@@ -205,6 +215,11 @@ impl Shim {
     fn stage_reports(&mut self, report: Report, mut fds: Vec<OwnedFd>) {
         let Some(container) = self.container.as_mut() else { return };
         match report {
+            Report::Files => {
+                if let Err(failure) = container.take_files(fds) {
+                    self.undo(Some(failure));
+                }
+            }
             Report::Born => {
                 container.init = fds.pop().and_then(known);
                 if matches!(container.stage, Stage::Undoing(_)) {
@@ -257,11 +272,19 @@ impl Shim {
             }
             (None, None) => return Err(internal(STAGE, "no terminal came")),
         };
-        let pump = Pump::start(input, container.log.take()).or_fail("start log pump")?;
+        container.created = created;
+        self.start_pump(input)?;
+        self.stand_at_gate(ready)
+    }
+
+    /// From here on the log and the exit record are the pump's.
+    pub fn start_pump(&mut self, input: Input) -> Result<()> {
+        let Some(container) = self.container.as_mut() else { return Ok(()) };
+        let pump = Pump::start(input, container.log.take(), container.record.take());
+        let pump = pump.or_fail("start log pump")?;
         self.poll.add(pump.notice(), Token::Pump).or_fail("epoll")?;
         container.pump = Some(pump);
-        container.created = created;
-        self.stand_at_gate(ready)
+        Ok(())
     }
 
     /// From here on Start is what is waited for.
@@ -348,13 +371,32 @@ impl Shim {
         }
     }
 
+    /// The files of a container that never was, removed by a child: a disk may make it wait. `true`: they are gone.
+    pub fn files_are_removed(&mut self) -> bool {
+        let Some(container) = self.container.as_mut() else { return true };
+        if std::mem::replace(&mut container.removed, true) {
+            return container.remover.is_none();
+        }
+        match fork(Birth::default()) {
+            Ok(Forked::Parent(child)) => {
+                container.remover = Some(child);
+                false
+            }
+            Ok(Forked::Child) => {
+                stage::files::remove(&container.create, container.state_dir.as_fd());
+                exit_now(0)
+            }
+            // They are empty.
+            Err(_) => true,
+        }
+    }
+
     /// Nothing is left of it.
     pub fn finish_undo(&mut self) {
         let Some(container) = self.container.as_mut() else { return };
         let Stage::Undoing(failure) = &mut container.stage else { return };
         let failure = failure.take();
         let (asked, shutdown) = (container.asked.take(), container.shutdown.take());
-        remove_empty_log(&container.create);
         self.over = true;
         // Gone before anybody hears of it: who asks again must not meet what is left of the first try.
         self.leave();
@@ -374,12 +416,18 @@ fn known(pidfd: OwnedFd) -> Option<Child> {
     Some(Child { pid, pidfd })
 }
 
-/// The log that Create made, if nothing was written to it.
-fn remove_empty_log(create: &Create) {
-    if let Some(path) = &create.log_path
-        && std::fs::metadata(path).is_ok_and(|log| log.is_file() && log.len() == 0)
-    {
-        let _ = std::fs::remove_file(path);
+impl Container {
+    /// What the stages have opened on the host.
+    fn take_files(&mut self, fds: Vec<OwnedFd>) -> Result<()> {
+        const STAGE: &str = "take the log and the exit record";
+        let mut fds = fds.into_iter();
+        let record = fds.next().ok_or_else(|| internal(STAGE, "no descriptor came"))?;
+        let dir = self.state_dir.try_clone().or_fail(STAGE)?;
+        self.record = Some(RecordFile::new(dir, record));
+        if let (Some(path), Some(file)) = (&self.create.log_path, fds.next()) {
+            self.log = Some(LogFile::opened(path, file).or_fail(STAGE)?);
+        }
+        Ok(())
     }
 }
 

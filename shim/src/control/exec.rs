@@ -26,6 +26,8 @@ use crate::stage::foreign_exec as foreign_stage;
 
 /// Longest time until the command runs.
 const START_LIMIT: Duration = Duration::from_mins(1);
+/// How long one that was killed for its time limit may take to go until its end is told all the same.
+const KILL_LIMIT: Duration = Duration::from_secs(1);
 const STAGE: &str = "exec";
 
 /// A further process.
@@ -50,9 +52,14 @@ pub struct Exec {
     pub terminal: Option<OwnedFd>,
     /// When it has to be over, or to have begun.
     pub deadline: Option<Instant>,
-    limit_ms: u64,
+    /// How long it has until then.
+    limit: Duration,
+    /// That is for its whole life, not for its begin alone.
+    limited: bool,
     kill_on_disconnect: bool,
     pub timed_out: bool,
+    /// Whoever asked has been told of its end. It is there all the same, and dies when it can.
+    given_up: bool,
     /// How it ended.
     pub exit: Option<Exit>,
     /// How the one that joined ended, if not as it should.
@@ -144,9 +151,11 @@ impl Shim {
             pid: None,
             terminal: None,
             deadline: deadline(limit),
-            limit_ms: request.timeout_ms,
+            limit,
+            limited: request.timeout_ms > 0,
             kill_on_disconnect: request.kill_on_disconnect,
             timed_out: false,
+            given_up: false,
             exit: None,
             helper_exit: None,
             failure: None,
@@ -171,7 +180,8 @@ impl Shim {
                 }
                 Ok(Some((Report::Failed(failure), _))) => exec.failure = Some(failure),
                 Ok(Some((Report::Terminal, mut fds))) => exec.terminal = fds.pop(),
-                Ok(Some((Report::Ready(_) | Report::HookRunner, _))) => {}
+                // A container's.
+                Ok(Some((Report::Ready(_) | Report::Files | Report::HookRunner, _))) => {}
                 Ok(None) | Err(_) => self.exec_link_is_closed(serial),
             }
         }
@@ -187,10 +197,10 @@ impl Shim {
             return self.finish_exec(serial);
         }
         match (exec.pid, &exec.failure) {
-            // Told of when it is reaped: nothing is left of it then, and how its stages ended is known.
-            (None, None) | (_, Some(_)) => {}
             // The one that joined holds the link as well, so a short command may be over and reaped by now.
-            (Some(pid), None) => self.exec_has_begun(serial, pid),
+            (Some(pid), None) if !exec.given_up => self.exec_has_begun(serial, pid),
+            // Told of when it is reaped: nothing is left of it then, and how its stages ended is known.
+            _ => {}
         }
         self.finish_exec(serial);
     }
@@ -200,7 +210,7 @@ impl Shim {
         let Some(exec) = self.execs.iter_mut().find(|exec| exec.serial == serial) else { return };
         let asked = exec.asked;
         exec.answered = true;
-        if exec.limit_ms == 0 {
+        if !exec.limited {
             exec.deadline = None;
         }
         let terminal = exec.terminal.take();
@@ -239,6 +249,9 @@ impl Shim {
         if let Some(files) = &exec.foreign {
             files.remove(self.run_dir.as_fd());
         }
+        if exec.given_up {
+            return;
+        }
         if !exec.answered {
             let failure = exec.failure.unwrap_or_else(|| {
                 let how =
@@ -254,17 +267,35 @@ impl Shim {
         self.tell(Event::ExecExited { exec_id: exec.id, exit_code, timed_out: exec.timed_out });
     }
 
-    /// Its time is over.
+    /// Its time is over: first to run, then to die.
     pub fn exec_is_late(&mut self, serial: u32) {
         let Some(container) = self.container.as_ref() else { return };
         let Some(exec) = self.execs.iter_mut().find(|exec| exec.serial == serial) else { return };
-        exec.deadline = None;
+        if exec.timed_out {
+            return self.give_up_exec(serial);
+        }
         exec.timed_out = true;
         if !exec.answered {
-            let text = format!("the command did not begin within {} ms", exec.limit_ms);
+            let text = format!("the command did not begin within {} ms", exec.limit.as_millis());
             exec.failure = Some(failure(FaultKind::Timeout, STAGE, 0, text));
         }
         exec.kill(&container.cgroup);
+        exec.deadline = deadline(KILL_LIMIT);
+    }
+
+    /// It was killed and does not die: the container is frozen (v1), or it waits for a disk. Nobody waits for it but us.
+    fn give_up_exec(&mut self, serial: u32) {
+        let Some(exec) = self.execs.iter_mut().find(|exec| exec.serial == serial) else { return };
+        exec.deadline = None;
+        exec.given_up = true;
+        let (asked, exec_id) = (exec.asked, exec.id);
+        if let Some(mut failure) = exec.failure.take().filter(|_| !exec.answered) {
+            failure.text.push_str(", and does not end though it was killed: is the container frozen?");
+            self.answer(asked, Answer::Failed(failure));
+        } else {
+            let exit_code = Exit::Signal(libc::SIGKILL).shell_code();
+            self.tell(Event::ExecExited { exec_id, exit_code, timed_out: true });
+        }
     }
 
     /// KillExec.

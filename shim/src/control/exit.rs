@@ -10,8 +10,9 @@ use rustix::process::{Pid, WaitOptions, waitpid};
 
 use super::container::{Container, Stage};
 use super::poll::Token;
-use super::{Shim, deadline, record};
+use super::{Shim, deadline};
 use crate::pump::clock::now_ns;
+use crate::pump::record;
 
 /// What a log on a stalled disk may take beyond the time for draining.
 const DISK_LIMIT: Duration = Duration::from_secs(10);
@@ -43,6 +44,8 @@ impl Shim {
         } else if container.hook.as_ref().is_some_and(|child| child.pid == pid) {
             container.hook = None;
             self.hooks_ended();
+        } else if container.remover.as_ref().is_some_and(|child| child.pid == pid) {
+            container.remover = None;
         } else if container.init.as_ref().is_some_and(|child| child.pid == pid) {
             container.init = None;
             self.init_ended(exit);
@@ -60,7 +63,8 @@ impl Shim {
         }
         // Before a runtime's delete, which removes the group.
         container.cgroup.read_oom();
-        let record = container.record(exit);
+        let record = container.exit_record(exit);
+        let early = record::encode(&ExitRecord { unfinished: true, ..record.clone() });
         let drain = Duration::from_millis(container.create.drain_ms);
         container.stage = Stage::Draining(record);
         container.deadline = deadline(drain + DISK_LIMIT);
@@ -70,11 +74,11 @@ impl Shim {
         // Somebody may wait for Start while a signal was faster than execve.
         let asked = container.asked.take();
         let started_at_ns = container.started_at_ns;
-        if !container.create.own_pid_namespace {
-            container.cgroup.kill_all();
+        if let Some(pump) = &mut container.pump {
+            pump.finish(drain, early);
         }
-        if let Some(pump) = &container.pump {
-            pump.finish(drain);
+        if !container.create.own_pid_namespace {
+            container.kill_everything();
         }
         if let Some(asked) = asked {
             self.answer(asked, Answer::Started { started_at_ns });
@@ -85,40 +89,50 @@ impl Shim {
     /// Looks whether what we wait for at the end has come.
     pub fn check_end(&mut self) {
         let Some(container) = self.container.as_ref() else { return };
-        let helpers = [&container.helper, &container.init, &container.hook];
         // Who runs hooks ends them when nobody waits for them any more.
-        let children = helpers.into_iter().any(Option::is_some) || !container.hook_runners.is_empty();
+        let busy = container.has_children() || container.sweep.is_some();
         let undoing = matches!(container.stage, Stage::Undoing(_));
         let ended = matches!(container.stage, Stage::Draining(_)) && self.execs.is_empty();
-        if children || !(undoing || ended) || !self.delete_by_runtime() || !self.poststop_is_over() {
+        if busy || !(undoing || ended) || !self.delete_by_runtime() || !self.poststop_is_over() {
             return;
         }
-        let pump = self.container.as_ref().and_then(|container| container.pump.as_ref());
-        let written = pump.is_none_or(crate::pump::Pump::is_finished);
-        if undoing {
+        if !undoing {
+            self.conclude();
+        } else if self.files_are_removed() {
             self.finish_undo();
-        } else if written {
-            self.finish();
         }
     }
 
-    /// The record, then the news, then our end.
+    /// Nothing is left but to wait for the log, and then for the last record. Nothing is forked any more from here on: the
+    /// pump may end.
+    fn conclude(&mut self) {
+        let Some(container) = self.container.as_mut() else { return };
+        container.complete_record();
+        let Stage::Draining(record) = &container.stage else { return };
+        match &mut container.pump {
+            Some(pump) if !pump.is_drained() => {}
+            Some(pump) if !pump.is_concluding() => pump.conclude(record::encode(record)),
+            Some(pump) if !pump.is_finished() => {}
+            Some(_) | None => self.finish(),
+        }
+    }
+
+    /// The news, then our end. The record is on disk by now, or the disk has had its time.
     pub fn finish(&mut self) {
         if self.over {
             return;
         }
         let Some(container) = self.container.as_mut() else { return };
-        container.cgroup.read_oom();
-        let Stage::Draining(record) = &mut container.stage else { return };
-        record.oom_killed = container.cgroup.oom_kills() > 0;
-        record.log_lines_dropped = container.pump.as_ref().map_or(0, crate::pump::Pump::dropped);
+        container.complete_record();
+        let Stage::Draining(record) = &container.stage else { return };
         let record = record.clone();
-        if let Err(e) = record::write(&container.state_dir, &record) {
-            eprintln!("holdfast-shim {}: write exit record: {e}", self.id);
-        }
+        let unwritten = container.pump.as_ref().and_then(crate::pump::Pump::record_error);
         let shutdown = container.shutdown.take();
         let reopening = std::mem::take(&mut container.reopening);
         self.over = true;
+        if let Some(errno) = unwritten {
+            self.warn(format!("write the exit record: {}", std::io::Error::from(errno)));
+        }
         for (_, asked) in reopening {
             self.answer(
                 asked,
@@ -161,8 +175,17 @@ fn take_exit(pid: i32) -> Option<Exit> {
 }
 
 impl Container {
-    fn record(&self, exit: Exit) -> ExitRecord {
+    /// What could change until the end.
+    fn complete_record(&mut self) {
+        self.cgroup.read_oom();
+        let Stage::Draining(record) = &mut self.stage else { return };
+        record.oom_killed = self.cgroup.oom_kills() > 0;
+        record.log_lines_dropped = self.pump.as_ref().map_or(0, crate::pump::Pump::dropped);
+    }
+
+    fn exit_record(&self, exit: Exit) -> ExitRecord {
         let mut record = ExitRecord {
+            oom_killed: self.cgroup.oom_kills() > 0,
             exit_code: exit.shell_code(),
             signal: if let Exit::Signal(signal) = exit { signal } else { 0 },
             started_at_ns: self.started_at_ns,

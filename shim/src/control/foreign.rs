@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use super::container::{Container, Stage};
 use super::{Shim, deadline, tree};
 use crate::fault::{OrFail, Result, failure, internal};
 use crate::link::Ready;
+use crate::pump::Input;
 use crate::pump::clock::now_ns;
 use crate::stage::bundle::{CONSOLE_SOCKET, LOG, PID_FILE};
 use crate::stage::runtime::become_runtime;
@@ -149,7 +151,7 @@ impl Shim {
         let ready = foreign.ready.take().filter(|_| about_command);
         let Some(ready) = ready else { return self.undo(Some(failure)) };
         foreign.refused = Some(Failure { kind: FaultKind::Invalid, ..failure });
-        if let Err(failure) = self.stand_at_gate(ready) {
+        if let Err(failure) = self.start_pump(Input::Nothing).and_then(|()| self.stand_at_gate(ready)) {
             self.undo(Some(failure));
         }
     }
@@ -375,7 +377,7 @@ pub enum Left {
 /// Reads the pid and looks whose it is.
 pub fn left_behind(pid_file: &Path, strays: &[Stray]) -> Result<Left> {
     const STAGE: &str = "take over what the OCI runtime started";
-    let text = fs::read_to_string(pid_file).or_fail("read the pid that the OCI runtime wrote")?;
+    let text = read_end(pid_file).or_fail("read the pid that the OCI runtime wrote")?;
     let pid = text.trim().parse().ok().filter(|pid| *pid > 1);
     let pid: i32 = pid.ok_or_else(|| internal(STAGE, format!("it wrote {text:?} as its pid")))?;
     // A child of ours that is not reaped keeps its number. Any other process of that number came after it.
@@ -412,8 +414,9 @@ pub fn said(log: &Path, stage: &str, exit: Exit) -> Failure {
     internal(stage, text)
 }
 
-fn read_end(path: &Path) -> std::io::Result<String> {
-    let mut file = File::open(path)?;
+/// The end of a file in our run directory, which is memory: what has put a FIFO there is not waited for.
+pub fn read_end(path: &Path) -> std::io::Result<String> {
+    let mut file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path)?;
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(LOG_LIMIT)))?;
     let mut bytes = Vec::new();

@@ -8,6 +8,7 @@ use holdfast_sys::clone::{Birth, Child, Forked, fork};
 use holdfast_sys::socket;
 
 use super::container::Stage;
+use super::foreign::read_end;
 use super::{Shim, deadline};
 use crate::fault::{OrFail, Result};
 use crate::stage::hooks::{Moment, later, runner};
@@ -54,7 +55,7 @@ impl Shim {
         let path = container.create.bundle.join(later::WARNINGS);
         let asked = container.asked.take_if(|_| matches!(container.stage, Stage::Running));
         let started_at_ns = container.started_at_ns;
-        let said = std::fs::read_to_string(&path).unwrap_or_default();
+        let said = read_end(&path).unwrap_or_default();
         let _ = std::fs::remove_file(path);
         for text in said.lines().map(str::to_owned) {
             self.tell(Event::Warning { text });

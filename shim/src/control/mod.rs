@@ -8,18 +8,23 @@
 //!   Undoing --children reaped--> (end)   Draining --log complete, record written--> (end)
 //! ```
 //!
+//! What may wait for a disk is done by somebody else: the stages open the log and the room for the exit record, the pump
+//! writes both, a child removes them if there never was a container. Killing what a container leaves goes on in rounds,
+//! between which the loop does the rest of its work.
+//!
 //! Every state but the last two can also go to Undoing: before Commit when the first agent's connection closes.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use holdfast_pod::channel;
-use holdfast_pod::protocol::{Answer, Event, MAX_MESSAGE, SOCKET_NAME};
+use holdfast_pod::protocol::{Answer, Event, MAX_MESSAGE, Packet, SOCKET_NAME};
 use holdfast_sys::pages::Pages;
 use holdfast_sys::{process, socket};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
+use rustix::io::Errno;
 
 use crate::fault::{OrFail, Result};
 
@@ -35,7 +40,6 @@ mod foreign;
 mod foreign_exec;
 mod hooks;
 mod poll;
-mod record;
 mod tree;
 
 use agents::{Agents, Asked, Sent};
@@ -44,15 +48,30 @@ use exec::Exec;
 use foreign::Stray;
 use poll::{Poll, Token};
 
-/// Serves the agent on descriptor 0 and everybody who connects later, until the container is over.
+/// How long nobody is let in when there is no descriptor for him.
+const DEAF: Duration = Duration::from_secs(1);
+
+/// Serves the agent on descriptor 0 and everybody who connects later, until the container is over. `warnings` are for the
+/// agent's log: nobody reads our standard error.
 ///
 /// # Errors
-/// What keeps it from beginning.
-pub fn serve(id: &str) -> Result<()> {
+/// What keeps it from beginning, or from going on. The agent has been told.
+pub fn serve(warnings: Vec<String>) -> Result<()> {
     let first = take_first_connection()?;
-    let mut shim = Shim::new(id, first)?;
+    let mut shim = Shim::new().inspect_err(|failure| {
+        let event = Event::Warning { text: failure.to_string() };
+        let _ = channel::send(&first, &Packet::Event(event), &[]);
+    })?;
+    let first = shim.agents.add(first);
+    shim.watch_agent(first);
+    for text in warnings {
+        shim.warn(text);
+    }
     while !shim.over {
-        shim.turn()?;
+        if let Err(failure) = shim.turn() {
+            shim.warn(failure.to_string());
+            return Err(failure);
+        }
     }
     shim.leave();
     Ok(())
@@ -70,7 +89,6 @@ fn take_first_connection() -> Result<OwnedFd> {
 
 /// The process.
 struct Shim {
-    id: String,
     poll: Poll,
     run_dir: OwnedFd,
     listener: OwnedFd,
@@ -83,11 +101,13 @@ struct Shim {
     /// Children that ended before it was known what they are.
     strays: Vec<Stray>,
     serial: u32,
+    /// Nobody is let in until then.
+    deaf_until: Option<Instant>,
     over: bool,
 }
 
 impl Shim {
-    fn new(id: &str, first: OwnedFd) -> Result<Self> {
+    fn new() -> Result<Self> {
         let signals = take_signals()?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let run_dir = openat(CWD, ".", flags, Mode::empty()).or_fail("open run directory")?;
@@ -96,8 +116,7 @@ impl Shim {
         let poll = Poll::new().or_fail("epoll")?;
         poll.add(&listener, Token::Listener).or_fail("epoll")?;
         poll.add(&signals, Token::Signals).or_fail("epoll")?;
-        let mut shim = Self {
-            id: id.to_owned(),
+        Ok(Self {
             poll,
             run_dir,
             listener,
@@ -108,11 +127,9 @@ impl Shim {
             execs: Vec::new(),
             strays: Vec::new(),
             serial: 0,
+            deaf_until: None,
             over: false,
-        };
-        let first = shim.agents.add(first);
-        shim.watch_agent(first);
-        Ok(shim)
+        })
     }
 
     /// Waits once and does what there is to do.
@@ -141,16 +158,31 @@ impl Shim {
         Ok(())
     }
 
+    fn sweep_again(&mut self, now: Instant) {
+        let Some(container) = self.container.as_mut() else { return };
+        let Some(sweep) = container.sweep.take_if(|sweep| sweep.next <= now) else { return };
+        if !container.sweep(sweep) {
+            self.warn("processes of the container do not die, though they were killed".to_owned());
+        }
+    }
+
     fn next_deadline(&self) -> Option<Instant> {
         let execs = self.execs.iter().filter_map(|exec| exec.deadline);
-        execs.chain(self.container.as_ref().and_then(|container| container.deadline)).min()
+        let container = self.container.iter().flat_map(|container| {
+            [container.deadline, container.sweep.as_ref().map(|sweep| sweep.next)].into_iter().flatten()
+        });
+        execs.chain(container).chain(self.deaf_until).min()
     }
 
     fn check_deadlines(&mut self) {
         let now = Instant::now();
+        if self.deaf_until.is_some_and(|at| at <= now) {
+            self.listen_again();
+        }
         if self.container.as_ref().is_some_and(|container| container.deadline.is_some_and(|at| at <= now)) {
             self.container_is_late();
         }
+        self.sweep_again(now);
         let late: Vec<u32> = self
             .execs
             .iter()
@@ -163,16 +195,34 @@ impl Shim {
     }
 
     fn accept(&mut self) {
-        while let Ok(connection) = socket::accept(&self.listener) {
-            let agent = self.agents.add(connection);
-            self.watch_agent(agent);
+        loop {
+            match socket::accept(&self.listener) {
+                Ok(connection) => {
+                    let agent = self.agents.add(connection);
+                    self.watch_agent(agent);
+                }
+                Err(e) if e.is(Errno::CONNABORTED) => {}
+                Err(e) if e.is_would_block() => return,
+                // Out of descriptors: who connects stays in the queue, and would be told of again and again.
+                Err(_) => {
+                    self.poll.remove(&self.listener);
+                    self.deaf_until = deadline(DEAF);
+                    return;
+                }
+            }
         }
+    }
+
+    fn listen_again(&mut self) {
+        self.deaf_until = self.poll.add(&self.listener, Token::Listener).err().and_then(|_| deadline(DEAF));
     }
 
     fn watch_agent(&mut self, agent: u32) {
         let watched = self.agents.find(agent).map(|fd| self.poll.add(fd, Token::Agent(agent)));
         if !matches!(watched, Some(Ok(()))) {
             self.agents.remove(agent);
+        } else if self.agents.is_behind(agent) {
+            self.watch_room(agent, true);
         }
     }
 
@@ -192,7 +242,7 @@ impl Shim {
             Err(channel::ChannelError::WouldBlock) => {}
             Err(e) => {
                 // Without its number nobody can be answered; the agent sees the end and connects anew.
-                eprintln!("holdfast-shim {}: {e}", self.id);
+                self.warn(format!("what the agent says cannot be understood: {e}"));
                 self.agent_is_gone(agent);
             }
         }
@@ -202,8 +252,7 @@ impl Shim {
         if let Some(fd) = self.agents.find(agent) {
             self.poll.remove(fd);
         }
-        let first = Agents::is_first(agent);
-        self.agents.remove(agent);
+        let first = self.agents.remove(agent);
         self.end_execs_of(agent);
         if first {
             match self.container.as_ref().map(|container| container.committed) {
@@ -227,6 +276,11 @@ impl Shim {
     fn tell(&mut self, event: Event) {
         let sent = self.agents.tell(event);
         self.see_to(sent);
+    }
+
+    /// Something that no answer can say, for the agent's log.
+    fn warn(&mut self, text: String) {
+        self.tell(Event::Warning { text });
     }
 
     fn see_to(&mut self, sent: Sent) {

@@ -60,9 +60,19 @@ impl Records {
         self.len == 0
     }
 
+    /// Bytes that wait.
+    pub fn waiting(&self) -> usize {
+        self.len
+    }
+
     /// Lines that were lost.
     pub fn dropped(&self) -> u64 {
         self.dropped
+    }
+
+    /// Gives memory back that a flood needed.
+    pub fn give_back(&mut self) {
+        self.bytes.give_back(self.len);
     }
 
     /// Takes one record; writes first if there is no room, and drops the line if there is none then.

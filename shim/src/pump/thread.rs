@@ -2,28 +2,30 @@
 //! whose lock nobody holds for longer than a move.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use holdfast_sys::pages::Pages;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
 use super::clients::{Client, Clients, Gone, MOST, Mail};
 use super::clock;
 use super::file::LogFile;
-use super::lines::Lines;
+use super::record::RecordFile;
 use super::records::{Records, Stream};
+use super::source::{CHUNK, Source};
 
 /// The C library asks for at least 16 KiB and what its thread-local data take. Pages that are not touched cost nothing.
 const STACK: usize = 64 * 1024;
-/// Read at once. A pipe holds 64 KiB; more would only be touched by a flood.
-const CHUNK: usize = 16 * 1024;
 /// The wake-up, the container's streams, and two pipes a client.
 const MOST_WATCHED: usize = 1 + 2 + 2 * MOST;
 /// How long to wait before a disk that took nothing is tried again.
 const RETRY: Duration = Duration::from_millis(200);
+/// How long after a burst the memory that it took is given back.
+const CALM: Duration = Duration::from_secs(5);
+/// What is more than this at once is a burst: the first pages of all buffers are kept anyway.
+const BURST: usize = 4096;
 
 /// What the container writes to.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub enum Input {
     },
     /// The master of its terminal.
     Terminal(OwnedFd),
+    /// To nothing: it will never run.
+    Nothing,
 }
 
 /// What became of reopening the log.
@@ -59,6 +63,14 @@ struct Shared {
     reopen_errno: AtomicI32,
     /// Milliseconds that may still be spent on reading, plus one; 0: no end in sight.
     drain_ms: AtomicU64,
+    /// Nothing more is read, and all is written that could be.
+    drained: AtomicBool,
+    /// The exit record to be written next. Locked for a move only.
+    record: Mutex<Option<Arc<[u8]>>>,
+    /// errno of the last exit record, or 0.
+    record_errno: AtomicI32,
+    /// That record is the last one.
+    concluding: AtomicBool,
     finished: AtomicBool,
     dropped: AtomicU64,
     mail: Mail,
@@ -68,11 +80,13 @@ struct Shared {
 #[derive(Debug)]
 pub struct Pump {
     shared: Arc<Shared>,
+    /// Of all records that the pump was given, so that it is not the one who frees them.
+    records: Vec<Arc<[u8]>>,
 }
 
 impl Pump {
-    /// Starts the thread.
-    pub fn start(input: Input, log: Option<LogFile>) -> std::io::Result<Self> {
+    /// Starts the thread. Without `record` exit records go nowhere.
+    pub fn start(input: Input, log: Option<LogFile>, record: Option<RecordFile>) -> std::io::Result<Self> {
         let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let shared = Arc::new(Shared {
             wake: event()?,
@@ -81,13 +95,17 @@ impl Pump {
             reopen_done: AtomicU32::new(0),
             reopen_errno: AtomicI32::new(0),
             drain_ms: AtomicU64::new(0),
+            drained: AtomicBool::new(false),
+            record: Mutex::new(None),
+            record_errno: AtomicI32::new(0),
+            concluding: AtomicBool::new(false),
             finished: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
             mail: Mail::default(),
         });
-        let mut worker = Worker::new(input, log, Arc::clone(&shared));
+        let mut worker = Worker::new(input, log, record, Arc::clone(&shared))?;
         std::thread::Builder::new().stack_size(STACK).spawn(move || worker.run())?;
-        Ok(Self { shared })
+        Ok(Self { shared, records: Vec::new() })
     }
 
     /// Readable when the pump has something to say.
@@ -125,15 +143,46 @@ impl Pump {
         self.shared.mail.take_gone()
     }
 
-    /// The container is over: read what there is, at most so long, then end.
-    pub fn finish(&self, drain: Duration) {
-        self.shared.drain_ms.store(drain.as_millis() as u64 + 1, Ordering::Relaxed);
+    /// The container is over: write this exit record (of [`super::record::encode`]), then read what there is, at most so
+    /// long.
+    pub fn finish(&mut self, drain: Duration, record: Vec<u8>) {
+        self.put_record(record);
+        self.shared.drain_ms.store(drain.as_millis() as u64 + 1, Ordering::Release);
         signal(&self.shared.wake);
     }
 
-    /// Everything is written that could be.
+    /// All of the log is written that could be.
+    pub fn is_drained(&self) -> bool {
+        self.shared.drained.load(Ordering::Acquire)
+    }
+
+    /// Write this exit record, and end.
+    pub fn conclude(&mut self, record: Vec<u8>) {
+        self.put_record(record);
+        self.shared.concluding.store(true, Ordering::Release);
+        signal(&self.shared.wake);
+    }
+
+    /// It has been told to end.
+    pub fn is_concluding(&self) -> bool {
+        self.shared.concluding.load(Ordering::Relaxed)
+    }
+
+    /// The last record is written, or cannot be.
     pub fn is_finished(&self) -> bool {
         self.shared.finished.load(Ordering::Acquire)
+    }
+
+    /// Why the last exit record was not written.
+    pub fn record_error(&self) -> Option<Errno> {
+        let errno = self.shared.record_errno.load(Ordering::Relaxed);
+        (errno != 0).then(|| Errno::from_raw_os_error(errno))
+    }
+
+    fn put_record(&mut self, record: Vec<u8>) {
+        let record: Arc<[u8]> = record.into();
+        self.records.push(Arc::clone(&record));
+        *self.shared.record.lock().unwrap_or_else(PoisonError::into_inner) = Some(record);
     }
 
     /// Lines lost so far.
@@ -147,61 +196,74 @@ fn signal(event: &OwnedFd) {
     let _ = rustix::io::write(event, &1u64.to_ne_bytes());
 }
 
-struct Source {
-    fd: OwnedFd,
-    stream: Stream,
-    lines: Lines,
-    open: bool,
-    chunk: Pages,
-    /// How much of the chunk some client has not got yet.
-    held: usize,
-}
-
 struct Worker {
     sources: Vec<Source>,
     log: Option<LogFile>,
+    record: Option<RecordFile>,
     records: Records,
     clients: Clients,
     shared: Arc<Shared>,
+    /// Until when output is read.
     end: Option<Instant>,
+    drained: bool,
+    concluded: bool,
+    /// When more than a little was last read at once, if its memory was not given back since.
+    burst: Option<Instant>,
 }
 
 impl Worker {
-    fn new(input: Input, log: Option<LogFile>, shared: Arc<Shared>) -> Self {
-        let source = |fd, stream| Source {
-            fd,
-            stream,
-            lines: Lines::default(),
-            open: true,
-            chunk: Pages::new(CHUNK),
-            held: 0,
-        };
+    fn new(
+        input: Input,
+        log: Option<LogFile>,
+        record: Option<RecordFile>,
+        shared: Arc<Shared>,
+    ) -> std::io::Result<Self> {
         let sources = match input {
             Input::Pipes { stdout, stderr } => {
-                vec![source(stdout, Stream::Stdout), source(stderr, Stream::Stderr)]
+                vec![Source::pipe(stdout, Stream::Stdout)?, Source::pipe(stderr, Stream::Stderr)?]
             }
-            Input::Terminal(master) => vec![source(master, Stream::Stdout)],
+            Input::Terminal(master) => vec![Source::terminal(master)?],
+            Input::Nothing => Vec::new(),
         };
-        for source in &sources {
-            let _ = rustix::io::ioctl_fionbio(&source.fd, true);
-        }
-        Self { sources, log, records: Records::default(), clients: Clients::default(), shared, end: None }
+        Ok(Self {
+            sources,
+            log,
+            record,
+            records: Records::default(),
+            clients: Clients::default(),
+            shared,
+            end: None,
+            drained: false,
+            concluded: false,
+            burst: None,
+        })
     }
 
     fn run(&mut self) {
-        loop {
+        while !self.concluded {
             self.wait();
             self.take_orders();
-            self.read_all(false);
-            if !self.records.is_empty() {
-                self.records.flush(&mut self.log);
-            }
-            self.shared.dropped.store(self.records.dropped(), Ordering::Relaxed);
-            if self.is_over() {
-                break;
+            if !self.drained {
+                self.work();
             }
         }
-        self.last_words();
+        self.shared.finished.store(true, Ordering::Release);
+        signal(&self.shared.notice);
+    }
+
+    fn work(&mut self) {
+        self.read_all(false);
+        if !self.records.is_empty() {
+            self.records.flush(&mut self.log);
+        }
+        self.shared.dropped.store(self.records.dropped(), Ordering::Relaxed);
+        if self.is_over() {
+            self.last_words();
+        } else if self.burst.is_some_and(|at| at.elapsed() >= CALM) {
+            self.burst = None;
+            self.records.give_back();
+            self.sources.iter_mut().for_each(Source::give_back);
+        }
     }
 
     /// All that was to be read has been, or the time for it is up; before the exit there may still be orders.
@@ -225,7 +287,7 @@ impl Worker {
         };
         // A closed pipe would be reported for ever, whatever is asked of it: leave it out.
         for source in self.sources.iter().filter(|source| source.open && source.held == 0) {
-            watch(source.fd.as_fd(), PollFlags::IN);
+            watch(source.watched(), PollFlags::IN);
         }
         let mut pipes = 0;
         self.clients.watch(held, |fd, flags| {
@@ -248,9 +310,13 @@ impl Worker {
     }
 
     fn timeout(&self) -> Option<Timespec> {
+        if self.drained {
+            return None;
+        }
         let retry = (!self.records.is_empty()).then_some(RETRY);
         let now = Instant::now();
-        let ends = self.end.into_iter().chain(self.clients.deadline());
+        let calm = self.burst.map(|at| at + CALM);
+        let ends = self.end.into_iter().chain(self.clients.deadline()).chain(calm);
         let limit = ends.map(|end| end.saturating_duration_since(now)).chain(retry).min()?;
         Some(Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: i64::from(limit.subsec_nanos()) })
     }
@@ -266,10 +332,20 @@ impl Worker {
         }
         let held = self.held();
         self.clients.take_new(&self.shared.mail, held);
-        let drain = self.shared.drain_ms.load(Ordering::Relaxed);
+        let drain = self.shared.drain_ms.load(Ordering::Acquire);
         if drain > 0 && self.end.is_none() {
             self.end = Some(Instant::now() + Duration::from_millis(drain - 1));
         }
+        let concluding = self.shared.concluding.load(Ordering::Acquire);
+        self.write_record();
+        self.concluded = concluding;
+    }
+
+    fn write_record(&mut self) {
+        let record = self.shared.record.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (Some(bytes), Some(file)) = (record, &mut self.record) else { return };
+        let errno = file.write(&bytes).err().map_or(0, Errno::raw_os_error);
+        self.shared.record_errno.store(errno, Ordering::Relaxed);
     }
 
     /// What waits belongs to the old file. Returns the errno, or 0.
@@ -292,11 +368,14 @@ impl Worker {
         }
         let held = self.held();
         let mut gone = self.clients.sweep(&self.shared.mail, held, force);
-        let Self { sources, log, records, clients, .. } = self;
+        let Self { sources, log, records, clients, end, burst, .. } = self;
         for source in sources {
             source.deliver(clients);
             if source.open && (source.held == 0 || force) {
-                source.read(records, log, clients);
+                let len = source.read(records, log, clients, end.is_some());
+                if len > BURST || records.waiting() > BURST {
+                    *burst = Some(Instant::now());
+                }
             }
             if !source.open && source.held == 0 {
                 clients.end(source.stream);
@@ -309,6 +388,7 @@ impl Worker {
         }
     }
 
+    /// The end of the log, and of all who read along.
     fn last_words(&mut self) {
         // What was written before the time was up is the container's; a writer that is still there may not keep us.
         const LARGEST_PIPE: usize = 1 << 20;
@@ -323,144 +403,19 @@ impl Worker {
         if !records.flush(log) {
             records.abandon();
         }
+        // Who still writes gets SIGPIPE, who still reads along the end.
+        self.sources.clear();
+        self.clients.end(Stream::Stdout);
+        self.clients.end(Stream::Stderr);
+        self.clients.sweep(&self.shared.mail, [0; 2], false);
+        self.drained = true;
         self.shared.dropped.store(self.records.dropped(), Ordering::Relaxed);
-        self.shared.finished.store(true, Ordering::Release);
+        self.shared.drained.store(true, Ordering::Release);
         signal(&self.shared.notice);
-    }
-}
-
-impl Source {
-    /// One read: the other stream is to have its turn.
-    fn read(&mut self, records: &mut Records, log: &mut Option<LogFile>, clients: &mut Clients) {
-        let len = match rustix::io::read(&self.fd, &mut *self.chunk) {
-            Err(Errno::AGAIN | Errno::INTR) => return,
-            // EIO is how a terminal says that nobody holds its other end.
-            Ok(0) | Err(_) => {
-                self.open = false;
-                let stamp = clock::stamp(clock::now_ns());
-                return self.end(&stamp, records, log);
-            }
-            Ok(len) => len,
-        };
-        let stamp = clock::stamp(clock::now_ns());
-        let stream = self.stream;
-        self.lines.feed(&self.chunk[..len], |tag, parts| records.push(log, &stamp, stream, tag, parts));
-        if clients.begin(stream) {
-            self.held = len;
-            self.deliver(clients);
-        }
-    }
-
-    /// What some client has not got yet.
-    fn deliver(&mut self, clients: &mut Clients) {
-        if self.held > 0 && clients.deliver(self.stream, &self.chunk[..self.held]) {
-            self.held = 0;
-        }
-    }
-
-    fn end(&mut self, stamp: &[u8], records: &mut Records, log: &mut Option<LogFile>) {
-        let stream = self.stream;
-        self.lines.end(|tag, parts| records.push(log, stamp, stream, tag, parts));
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-    use std::io::Write;
-
-    fn started(log: &std::path::Path) -> (Pump, std::io::PipeWriter, std::io::PipeWriter) {
-        let (stdout, out) = std::io::pipe().unwrap();
-        let (stderr, err) = std::io::pipe().unwrap();
-        let input = Input::Pipes { stdout: stdout.into(), stderr: stderr.into() };
-        (Pump::start(input, Some(LogFile::open(log).unwrap())).unwrap(), out, err)
-    }
-
-    fn await_notice(pump: &Pump, done: impl Fn(&Pump) -> bool) {
-        while !done(pump) {
-            let ready = holdfast_sys::socket::wait_readable(pump.notice(), Duration::from_secs(20)).unwrap();
-            assert!(ready, "the pump said nothing");
-            pump.acknowledge();
-        }
-    }
-
-    fn contents(path: &std::path::Path) -> Vec<String> {
-        let text = std::fs::read_to_string(path).unwrap();
-        text.lines().map(|line| line[clock::LEN + 1..].to_owned()).collect()
-    }
-
-    #[test]
-    fn both_streams_end_up_in_the_log() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("0.log");
-        let (pump, mut out, mut err) = started(&path);
-        out.write_all(b"one\ntwo").unwrap();
-        err.write_all(b"oops\n").unwrap();
-        drop((out, err));
-        pump.finish(Duration::from_secs(20));
-        await_notice(&pump, Pump::is_finished);
-        let mut lines = contents(&path);
-        lines.sort();
-        assert_eq!(lines, ["stderr F oops", "stdout F one", "stdout F two"]);
-    }
-
-    #[test]
-    fn a_pipe_that_somebody_holds_is_drained_for_a_while_only() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("0.log");
-        let (pump, mut out, _err) = started(&path);
-        out.write_all(b"begun").unwrap();
-        pump.finish(Duration::from_millis(50));
-        await_notice(&pump, Pump::is_finished);
-        assert_eq!(contents(&path), ["stdout F begun"]);
-    }
-
-    #[test]
-    fn no_line_is_lost_over_many_reopens() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("0.log");
-        let (pump, mut out, err) = started(&path);
-        let writer = std::thread::spawn(move || {
-            for number in 0..20_000 {
-                writeln!(out, "line {number}").unwrap();
-            }
-        });
-        let mut files = Vec::new();
-        for number in 0..20 {
-            let old = dir.path().join(format!("{number}.old"));
-            std::fs::rename(&path, &old).unwrap();
-            files.push(old);
-            let wanted = pump.reopen();
-            await_notice(&pump, |pump| pump.reopened().count >= wanted);
-            assert_eq!(pump.reopened().errno, 0);
-        }
-        writer.join().unwrap();
-        drop(err);
-        pump.finish(Duration::from_secs(20));
-        await_notice(&pump, Pump::is_finished);
-        files.push(path);
-        let all: Vec<String> = files.iter().flat_map(|file| contents(file)).collect();
-        let expected: Vec<String> = (0..20_000).map(|number| format!("stdout F line {number}")).collect();
-        assert_eq!(all, expected);
-        assert_eq!(pump.dropped(), 0);
-    }
-
-    #[test]
-    fn a_path_that_cannot_be_opened_leaves_the_old_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let logs = dir.path().join("logs");
-        std::fs::create_dir(&logs).unwrap();
-        let (pump, mut out, err) = started(&logs.join("0.log"));
-        let moved = dir.path().join("moved");
-        std::fs::rename(&logs, &moved).unwrap();
-        let wanted = pump.reopen();
-        await_notice(&pump, |pump| pump.reopened().count >= wanted);
-        assert_eq!(pump.reopened().errno, Errno::NOENT.raw_os_error());
-        out.write_all(b"still here\n").unwrap();
-        drop((out, err));
-        pump.finish(Duration::from_secs(20));
-        await_notice(&pump, Pump::is_finished);
-        assert_eq!(contents(&moved.join("0.log")), ["stdout F still here"]);
-    }
-}
+#[path = "thread_tests.rs"]
+mod tests;

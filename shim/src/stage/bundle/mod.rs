@@ -17,7 +17,7 @@ use super::launch::{self, Launch, has_user_namespace, root_is_read_only};
 use super::runtime::become_runtime;
 use super::sources::{self, Source};
 use super::unseen::Unseen;
-use super::{Stdio, end, join, root_of, rootfs, user};
+use super::{Stdio, end, files, join, root_of, rootfs, user};
 use crate::fault::{OrFail, Result, internal, invalid};
 use crate::link::{self, Progress, Ready, Report, Step, host_id};
 
@@ -42,6 +42,8 @@ pub struct Plan<'a> {
     pub runtime: &'a OciRuntime,
     /// [`holdfast_pod::launch::Launch`].
     pub launch: BorrowedFd<'a>,
+    /// The container's state directory.
+    pub state_dir: BorrowedFd<'a>,
     /// pidfd of the holder.
     pub holder: BorrowedFd<'a>,
     /// pidfd of the init whose pid namespace is joined.
@@ -61,6 +63,8 @@ pub fn run(plan: &Plan<'_>) -> ! {
 
 fn make(plan: &Plan<'_>) -> Result<()> {
     let at = |step| plan.progress.at(step);
+    at(Step::OpenFiles);
+    files::open(plan.create, plan.state_dir, plan.link)?;
     at(Step::ReadLaunch);
     let mut launch = launch::read(plan.launch)?;
     refuse_raw_variables(&launch)?;

@@ -239,7 +239,7 @@ mod tests {
             text.extend_from_slice(&buffer[..len]);
         }
         writer.join().unwrap();
-        let expected: String = (0..20_000).map(|number| format!("{number}\r\n")).collect();
+        let expected = (0..20_000).map(|number| format!("{number}\r\n")).collect::<Vec<_>>().concat();
         assert_eq!(String::from_utf8(text).unwrap(), expected);
     }
 }

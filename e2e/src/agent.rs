@@ -15,6 +15,8 @@ use crate::{crictl::Crictl, place, process::Process, wait};
 /// What distinguishes one agent from another.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// Its program.
+    pub program: PathBuf,
     /// Directory that everything of it lies in.
     pub dir: PathBuf,
     /// Parent of its cgroups, as the driver names it.
@@ -41,6 +43,7 @@ impl Settings {
         let systemd = Path::new("/run/systemd/system").exists();
         let name = format!("holdfaste2e{}x{number}", std::process::id());
         Self {
+            program: place::holdfast(),
             dir: dir.to_owned(),
             cgroup_parent: if systemd { format!("{name}.slice") } else { format!("/{name}") },
             cgroup_driver: if systemd { "systemd" } else { "cgroupfs" },
@@ -144,7 +147,7 @@ impl Agent {
 
     /// A command of the same programs and configuration.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(place::holdfast());
+        let mut command = Command::new(&self.settings.program);
         command.args(args).arg("--config").arg(self.settings.config());
         command.envs(self.settings.environment.iter().cloned());
         command

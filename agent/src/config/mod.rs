@@ -272,8 +272,8 @@ impl Config {
         PathBuf::from(self.listen.strip_prefix(form::UNIX).unwrap_or(&self.listen))
     }
 
-    /// The program of the holder: as configured, else beside this program, else in /usr/libexec/holdfast. `None`
-    /// when it is in neither place.
+    /// The program of the holder: as configured, else beside this program, else in libexec/holdfast of the same
+    /// prefix, else in /usr/libexec/holdfast. `None` when it is in none of these places.
     pub fn pod_program(&self) -> Option<PathBuf> {
         program(self.pod_program.as_deref(), "holdfast-pod")
     }
@@ -288,15 +288,34 @@ fn program(configured: Option<&Path>, name: &str) -> Option<PathBuf> {
     if let Some(path) = configured {
         return Some(path.to_owned());
     }
-    let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(|dir| dir.join(name)));
-    let libexec = Path::new(LIBEXEC).join(name);
-    beside.into_iter().chain([libexec]).find(|path| path.is_file())
+    let own = std::env::current_exe().ok();
+    places(own.as_deref()).into_iter().map(|dir| dir.join(name)).find(|path| path.is_file())
+}
+
+/// Where the programs of `own`, the path of this one, are looked for, in this order.
+fn places(own: Option<&Path>) -> Vec<PathBuf> {
+    let beside = own.and_then(Path::parent);
+    let prefix = beside.and_then(Path::parent).map(|prefix| prefix.join("libexec/holdfast"));
+    beside.map(Path::to_owned).into_iter().chain(prefix).chain([PathBuf::from(LIBEXEC)]).collect()
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn programs_are_looked_for_beside_us_and_in_our_prefix() {
+        let at = |own: &str| places(Some(Path::new(own)));
+        let usual = Path::new("/usr/libexec/holdfast");
+        assert_eq!(
+            at("/opt/x/bin/holdfast"),
+            [Path::new("/opt/x/bin"), Path::new("/opt/x/libexec/holdfast"), usual]
+        );
+        assert_eq!(at("/usr/bin/holdfast"), [Path::new("/usr/bin"), usual, usual]);
+        assert_eq!(at("/holdfast"), [Path::new("/"), usual]);
+        assert_eq!(places(None), [usual]);
+    }
 
     #[test]
     fn the_defaults_are_those_of_the_interface() {

@@ -53,13 +53,13 @@ const KEYS: [Key; 31] = [
     unset(
         "",
         "pod_program",
-        "The holder's program. Not set: beside holdfast itself, then in /usr/libexec/holdfast.",
+        "The holder's program. Not set: beside holdfast itself, in ../libexec/holdfast, in /usr/libexec/holdfast.",
         "\"/usr/libexec/holdfast/holdfast-pod\"",
     ),
     unset(
         "",
         "shim_program",
-        "The shim's program. Not set: beside holdfast itself, then in /usr/libexec/holdfast.",
+        "The shim's program. Not set: beside holdfast itself, in ../libexec/holdfast, in /usr/libexec/holdfast.",
         "\"/usr/libexec/holdfast/holdfast-shim\"",
     ),
     key(

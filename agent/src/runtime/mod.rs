@@ -24,6 +24,7 @@ mod hooks;
 mod kept;
 mod kinds;
 mod levels;
+mod linkage;
 mod lock;
 mod log_files;
 mod monitor;

@@ -18,6 +18,7 @@ use super::{
     Inner, Runtime,
     blocking::{blocking, make_dir},
     handlers::Handlers,
+    linkage,
     lock::{Lock, LockError},
     names::Names,
     shim::ShimError,
@@ -35,7 +36,7 @@ pub enum StartError {
     #[error("read the boot id")]
     BootId { source: std::io::Error },
     #[error(
-        "find program {name}: it is neither beside holdfast nor in /usr/libexec/holdfast; set {key} in the configuration"
+        "find program {name}: it is neither beside holdfast nor in ../libexec/holdfast from there nor in /usr/libexec/holdfast; set {key} in the configuration"
     )]
     Program { name: &'static str, key: &'static str },
     #[error("open the image store")]
@@ -60,6 +61,8 @@ impl Runtime {
         let shim_program = config
             .shim_program()
             .ok_or(StartError::Program { name: "holdfast-shim", key: "shim_program" })?;
+        let shim = shim_program.clone();
+        blocking(move || linkage::check_shim(&shim)).await;
         let images = open_store(&config).await?;
         let network = Network::start(network_config(&config, &boot_id))
             .await

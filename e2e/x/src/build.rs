@@ -1,11 +1,12 @@
 //! The programs, side by side in target/debug or target/release.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::{
-    run::{command, loud, step},
+    apt, host,
+    run::{command, loud, output, step},
     work::Work,
 };
 
@@ -35,24 +36,40 @@ impl Profile {
     }
 }
 
+/// `cargo x build`: builds the programs, and says where they are.
+pub fn build(work: &Work, profile: Profile) -> Result<()> {
+    prepared(work, profile)?;
+    println!("{}", profile.directory(work).display());
+    Ok(())
+}
+
+/// Installs what building needs, and builds.
+pub fn prepared(work: &Work, profile: Profile) -> Result<()> {
+    host::check(host::BUILD, &apt::missing(apt::BUILD))?;
+    apt::install(work, apt::BUILD)?;
+    programs(work, profile)
+}
+
 /// Builds `holdfast`, `holdfast-pod` and `holdfast-shim`.
 pub fn programs(work: &Work, profile: Profile) -> Result<()> {
     let name = profile.name();
-    step(&format!("building holdfast and holdfast-pod ({name})"), || {
-        let which = ["-p", "holdfast", "-p", "holdfast-pod", "--bins"];
-        cargo(work, &[&["build", "--quiet", "--profile", name], &which[..]].concat())
-    })?;
-    step(&format!("building holdfast-shim ({name}, static)"), || shim(work, name))
+    step(&format!("building holdfast, holdfast-pod and holdfast-shim ({name})"), || {
+        let which = ["-p", "holdfast", "-p", "holdfast-pod", "-p", "holdfast-shim", "--bins"];
+        cargo(work, &[&["build", "--quiet", "--profile", name], &which[..]].concat())?;
+        check_static(&profile.directory(work).join("holdfast-shim"))
+    })
 }
 
-/// The shim is static: one process per container pays for every relocation. Plain `cargo build` cannot say so for one
-/// package on the gnu target, since crt-static for the host breaks proc-macros.
-fn shim(work: &Work, profile: &str) -> Result<()> {
-    let flags = ["--", "-C", "target-feature=+crt-static", "-C", "relocation-model=static"];
-    let mut args = vec!["rustc", "--quiet", "--profile", profile];
-    args.extend(["-p", "holdfast-shim", "--bin", "holdfast-shim"]);
-    args.extend(flags);
-    cargo(work, &args)
+/// The shim's build script makes it static where it can, and else says so in a warning that is not seen here.
+fn check_static(program: &Path) -> Result<()> {
+    let segments = output(command("readelf", ["--wide", "--program-headers"]).arg(program))?;
+    ensure!(
+        !segments.contains("INTERP"),
+        "{} is linked dynamically: install the static C library (Debian: libc6-dev, Fedora: glibc-static), then \
+         touch shim/build.rs",
+        program.display()
+    );
+    Ok(())
 }
 
 /// Runs cargo in the repository, with the target directory that we were given.

@@ -18,14 +18,15 @@ pub fn demo(work: &Work) -> Result<()> {
     build::programs(work, build::Profile::Release)?;
     let image = images::demo(work)?;
     let place = Place::make(work, "demo")?;
-    let outcome = run(work, &place, &image);
+    let program = build::Profile::Release.directory(work).join("holdfast");
+    let outcome = run(work, &place, &program, &image);
     let cleaned = place.remove();
     outcome.and(cleaned)
 }
 
-fn run(work: &Work, place: &Place, image: &Path) -> Result<()> {
-    step("importing the sample image", || loud(place.command(work, &["image", "import"]).arg(image)))?;
+fn run(work: &Work, place: &Place, program: &Path, image: &Path) -> Result<()> {
+    step("importing the sample image", || loud(place.command(program, &["image", "import"]).arg(image)))?;
     let manifest = work.repo.join("manifests/demo-pod.yaml");
     println!("==> holdfast run manifests/demo-pod.yaml");
-    loud(place.command(work, &["run"]).arg(&manifest))
+    loud(place.command(program, &["run"]).arg(&manifest))
 }

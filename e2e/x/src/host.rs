@@ -20,6 +20,8 @@ pub enum Need {
     Go,
 }
 
+/// What building the programs needs.
+pub const BUILD: &[Need] = &[Need::Linux, Need::Rust];
 /// What a demo needs.
 pub const DEMO: &[Need] = &[Need::Linux, Need::Root, Need::Rust];
 /// What the tests need.

@@ -1,5 +1,6 @@
-//! What `cargo x` does: prepares a machine, builds the programs and the test images, runs the demo, the tests, critest,
-//! the virtual machine, the fuzz targets and the benchmark. It knows the programs only as files and names none of their crates.
+//! What `cargo x` does: prepares a machine, builds and installs the programs, builds the test images, runs the demo, the
+//! tests, critest, the virtual machine, the fuzz targets and the benchmark. It knows the programs only as files and names
+//! none of their crates.
 
 pub mod apt;
 pub mod bench;
@@ -11,6 +12,7 @@ pub mod fuzz;
 pub mod host;
 pub mod hostile;
 pub mod images;
+pub mod install;
 pub mod oci;
 pub mod place;
 pub mod run;

@@ -1,9 +1,16 @@
 //! cargo x: the developer command.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use holdfast_x::{bench, check, critest, demo, fuzz, summary::Counts, test, vm, work::Work};
+use holdfast_x::{
+    bench,
+    build::{self, Profile},
+    check, critest, demo, fuzz, install,
+    summary::Counts,
+    test, vm,
+    work::Work,
+};
 
 /// The developer command of Holdfast.
 #[derive(Debug, Parser)]
@@ -17,6 +24,21 @@ struct Arguments {
 enum Task {
     /// Build everything and run the sample pod to its greeting.
     Demo,
+    /// Build the three programs into target/debug, or target/release.
+    Build {
+        /// Optimised, as `cargo x install` has it.
+        #[arg(long)]
+        release: bool,
+    },
+    /// Build the three programs and put them, the systemd unit and the samples on
+    /// this node.
+    ///
+    /// Files are replaced by rename: an agent that runs goes on as it is. What is in
+    /// /etc already and is not ours stays, and ours comes beside it as *.new.
+    #[command(verbatim_doc_comment)]
+    Install(install::Options),
+    /// Remove what `cargo x install` with the same options has put there.
+    Uninstall(install::Options),
     /// Install what the tests need, build, and run them all.
     Test {
         /// Only tests whose name contains this.
@@ -50,6 +72,10 @@ enum Task {
         /// Leave containerd out; needs no Go.
         #[arg(long)]
         alone: bool,
+        /// Measure this program, such as /usr/local/bin/holdfast, and not a tree that
+        /// `cargo x install` makes for the purpose.
+        #[arg(long, verbatim_doc_comment)]
+        program: Option<PathBuf>,
         /// Arguments of the benchmark client.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
@@ -99,7 +125,14 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
     let work = Work::find()?;
     match task {
         Task::Demo => demo::demo(&work)?,
-        Task::Bench { alone, args } => bench::bench(&work, &bench::Options { alone, args })?,
+        Task::Build { release } => {
+            build::build(&work, if release { Profile::Release } else { Profile::Dev })?;
+        }
+        Task::Install(options) => install::install(&work, &options)?,
+        Task::Uninstall(options) => install::uninstall(&work, &options)?,
+        Task::Bench { alone, program, args } => {
+            bench::bench(&work, &bench::Options { alone, program, args })?;
+        }
         Task::Critest { args } => match critest::critest(&work, &args)? {},
         Task::Prepare => test::prepare(&work)?,
         Task::Fuzz { target, seconds } => fuzz::fuzz(&work, &fuzz::Options { target, seconds })?,

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{build::Profile, run::command, work::Work};
+use crate::{run::command, work::Work};
 
 /// Where an agent of ours lives for a while.
 #[derive(Debug)]
@@ -68,15 +68,11 @@ impl Place {
         self.root.join("agent.log")
     }
 
-    /// A command of the agent's program, in a network namespace of its own: the bridge and the rules go with it, and
+    /// A command of `program`, the agent's, in a network namespace of its own: the bridge and the rules go with it, and
     /// no address of the host is in the way.
-    pub fn command(&self, work: &Work, args: &[&str]) -> Command {
+    pub fn command(&self, program: &Path, args: &[&str]) -> Command {
         let mut unshare = command("unshare", ["--net", "--"]);
-        unshare
-            .arg(Profile::Release.directory(work).join("holdfast"))
-            .args(args)
-            .arg("--config")
-            .arg(self.config());
+        unshare.arg(program).args(args).arg("--config").arg(self.config());
         unshare
     }
 

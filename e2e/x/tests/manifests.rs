@@ -92,6 +92,15 @@ fn the_kubelet_s_configuration_leaves_the_cgroup_driver_to_us() {
     assert!(!kubelet.contains_key("cgroupDriver") && !kubelet.contains_key("imageServiceEndpoint"));
 }
 
+/// A RuntimeClass names a handler, and the configuration has a sample of the one that ours names.
+#[test]
+fn the_runtime_class_names_a_handler_that_the_configuration_shows() {
+    let text = read("runtimeclass.yaml");
+    let handler = lines(&text).find_map(|line| line.strip_prefix("handler: ")).unwrap();
+    assert!(read("config.toml").contains(&format!("\n#[runtime.handlers.{handler}]\n")), "{handler}");
+    assert!(text.contains(&format!("[runtime.handlers.{handler}]")), "{text}");
+}
+
 /// The sample gives way to the embedded network, whose bridge may still be there when it is put in place.
 #[test]
 fn the_sample_cni_network_stands_beside_the_embedded_one() {

@@ -15,13 +15,13 @@ use crate::{
     work::Work,
 };
 
-/// Starts an agent, runs the client, and stops the agent.
-pub fn measure(work: &Work, image: &Path, args: &[String]) -> Result<Vec<Figure>> {
+/// Starts an agent from `program`, runs the client, and stops the agent.
+pub fn measure(work: &Work, program: &Path, image: &Path, args: &[String]) -> Result<Vec<Figure>> {
     let place = Place::make(work, "bench")?;
     let outcome = (|| {
-        loud(place.command(work, &["image", "import"]).arg(image))?;
+        loud(place.command(program, &["image", "import"]).arg(image))?;
         let log = File::create(place.log()).context("create the agent's log")?;
-        let mut serve = place.command(work, &["serve"]);
+        let mut serve = place.command(program, &["serve"]);
         serve.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let mut agent = serve.spawn().context("start the agent")?;
         let figures = super::serves(&mut agent, &place.socket(), &place.log())

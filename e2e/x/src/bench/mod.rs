@@ -6,7 +6,7 @@ mod table;
 
 use std::{
     os::unix::net::UnixStream,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Stdio},
     thread,
     time::{Duration, Instant},
@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use crate::{
     apt,
     build::{self, Profile},
-    host, images,
+    host, images, install,
     place::Place,
     run::{command, output, shown, step},
     work::Work,
@@ -29,6 +29,8 @@ use table::{Column, Figure};
 pub struct Options {
     /// Leave containerd out.
     pub alone: bool,
+    /// The agent's program, if one is there that shall be measured.
+    pub program: Option<PathBuf>,
     /// Arguments of the benchmark client.
     pub args: Vec<String>,
 }
@@ -41,7 +43,10 @@ pub fn bench(work: &Work, options: &Options) -> Result<()> {
     let needs = if options.alone { host::DEMO } else { host::TESTS };
     host::check(needs, &apt::missing(apt::TESTS))?;
     apt::install(work, apt::TESTS)?;
-    build::programs(work, Profile::Release)?;
+    let program = match &options.program {
+        Some(program) => program.canonicalize().with_context(|| format!("find {}", program.display()))?,
+        None => installed(work)?,
+    };
     step("building the benchmark client (release)", || {
         build::cargo(work, &["build", "--release", "--quiet", "-p", "holdfast-bench"])
     })?;
@@ -51,7 +56,7 @@ pub fn bench(work: &Work, options: &Options) -> Result<()> {
     let image = images::bench(work)?;
     let mut columns = vec![Column {
         title: "holdfast".to_owned(),
-        figures: step("measuring holdfast", || holdfast::measure(work, &image, &options.args))?,
+        figures: step("measuring holdfast", || holdfast::measure(work, &program, &image, &options.args))?,
     }];
     if !options.alone {
         columns.push(Column {
@@ -61,6 +66,17 @@ pub fn bench(work: &Work, options: &Options) -> Result<()> {
     }
     print!("{}", table::table(&columns));
     Ok(())
+}
+
+/// What users get: builds the programs and installs them in a tree of its own.
+fn installed(work: &Work) -> Result<PathBuf> {
+    build::programs(work, Profile::Release)?;
+    // With a prefix, so that the agent finds its helpers from where it lies itself.
+    let options =
+        install::Options { destdir: Some(work.dir("installed")?), prefix: Some(PathBuf::from("/usr/local")) };
+    let layout = install::Layout::new(&options)?;
+    layout.install(work)?;
+    Ok(layout.program())
 }
 
 /// Waits until somebody listens.
@@ -83,7 +99,8 @@ fn client(work: &Work, place: &Place, runtime: u32, own: &[&str], args: &[String
     client
         .args(["sh", "-c", "ip link set lo up && exec \"$@\"", "sh"])
         .arg(Profile::Release.directory(work).join("holdfast-bench"));
-    client.args(["--endpoint", &endpoint, "--image", images::BENCH]).args(own).args(args);
+    client.args(["--endpoint", &endpoint, "--image", images::BENCH, "--dirty-dir"]).arg(place.root());
+    client.args(own).args(args);
     // What it says beside is for people.
     let text = output(client.stderr(Stdio::inherit()))?;
     serde_json::from_str(&text).with_context(|| format!("read what {} prints", shown(&client)))

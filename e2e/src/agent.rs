@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
-use crate::{crictl::Crictl, place, process::Process, wait};
+use crate::{crictl::Crictl, place, process::Process, registry::write_mirror, wait};
 
 /// What distinguishes one agent from another.
 #[derive(Debug, Clone)]
@@ -99,12 +99,7 @@ impl Settings {
         let hosts = self.dir.join("certs.d");
         fs::create_dir_all(self.cni_conf_dir()).context("make the CNI directory")?;
         for (name, server) in &self.mirrors {
-            let dir = hosts.join(name);
-            fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
-            let text = format!(
-                "server = \"http://{server}\"\n[host.\"http://{server}\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
-            );
-            fs::write(dir.join("hosts.toml"), text).context("write hosts.toml")?;
+            write_mirror(&hosts, name, server)?;
         }
         let text = format!(
             "root = \"{}\"\nstate = \"{}\"\nlisten = \"{}\"\ncgroup_driver = \"{}\"\ndefault_cgroup_parent = \"{}\"\n\

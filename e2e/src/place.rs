@@ -65,6 +65,11 @@ pub fn endpoint() -> Option<String> {
     env::var("HOLDFAST_E2E_ENDPOINT").ok().filter(|endpoint| !endpoint.is_empty())
 }
 
+/// Where that runtime looks for a `hosts.toml` of a registry.
+pub fn mirrors() -> Option<PathBuf> {
+    env::var_os("HOLDFAST_E2E_MIRRORS").map(PathBuf::from)
+}
+
 /// Whether somebody says that others work on this machine at the same time: what the oracle finds elsewhere then does
 /// not count. It sees most of them itself.
 pub fn crowded() -> bool {

@@ -69,6 +69,11 @@ impl Registry {
         Ok(Self { process, address })
     }
 
+    /// Writes a `hosts.toml` for each of these hosts, which names this registry in its place.
+    pub fn stand_in(&self, directory: &Path, hosts: &[&str]) -> Result<()> {
+        hosts.iter().try_for_each(|host| write_mirror(directory, host, &self.address))
+    }
+
     /// Its pid.
     pub fn pid(&self) -> u32 {
         self.process.pid()
@@ -137,6 +142,16 @@ impl Registry {
 }
 
 const OCTETS: &str = "application/octet-stream";
+
+/// Writes `DIRECTORY/HOST/hosts.toml`: all of the host's images come from `server`.
+pub fn write_mirror(directory: &Path, host: &str, server: &str) -> Result<()> {
+    let dir = directory.join(host);
+    fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+    let text = format!(
+        "server = \"http://{server}\"\n[host.\"http://{server}\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
+    );
+    fs::write(dir.join("hosts.toml"), text).context("write hosts.toml")
+}
 
 /// The digest of a named image of the layout.
 pub fn digest_of(name: &str) -> Result<String> {

@@ -25,6 +25,9 @@ static TURN: Mutex<()> = Mutex::new(());
 /// The image that most tests use.
 pub const BUSYBOX: &str = "registry.k8s.io/e2e-test-images/busybox:1.29-2";
 
+/// Hosts of images that the scene's registry stands in for.
+const HOSTS: [&str; 2] = ["registry.k8s.io", "holdfast.test"];
+
 /// A test's surroundings.
 #[derive(Debug)]
 pub struct Scene {
@@ -72,12 +75,16 @@ impl Scene {
             tempfile::Builder::new().prefix("hf-e2e-").tempdir_in("/var/tmp").context("make a directory")?;
         let dir = temp.path().to_owned();
         let (agent, registry, crictl) = if let Some(endpoint) = place::endpoint() {
-            (None, Registry::start(&dir)?, Crictl::new(&endpoint))
+            let registry = Registry::start(&dir)?;
+            if let Some(mirrors) = place::mirrors() {
+                registry.stand_in(&mirrors, &HOSTS)?;
+            }
+            (None, registry, Crictl::new(&endpoint))
         } else {
             own_network()?;
             let registry = Registry::start(&dir)?;
             let mut settings = Settings::new(&dir, specs::unique());
-            for host in ["registry.k8s.io", "holdfast.test"] {
+            for host in HOSTS {
                 settings.mirrors.push((host.to_owned(), registry.address.clone()));
             }
             change(&mut settings);

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use holdfast_x::{
     bench,
     build::{self, Profile},
-    check, critest, demo, fuzz, install,
+    check, critest, demo, fuzz, install, peer,
     summary::Counts,
     test, vm,
     work::Work,
@@ -52,6 +52,13 @@ enum Task {
         /// Rounds of the tests that race with an attacker; the one of mount points goes 500 else.
         #[arg(long)]
         rounds: Option<u32>,
+    },
+    /// Run the end-to-end tests that any CRI runtime should pass against containerd,
+    /// which is built from its Go module: a test of the tests.
+    #[command(verbatim_doc_comment)]
+    Peer {
+        /// Only tests whose name contains this.
+        filter: Option<String>,
     },
     /// Only what the tests need: packages, tools, images.
     Prepare,
@@ -140,6 +147,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Test { filter, e2e, release, rounds } => {
             return Ok(verdict(test::test(&work, &test::Options { filter, e2e, release, rounds })?));
         }
+        Task::Peer { filter } => return Ok(verdict(peer::peer(&work, filter.as_deref())?)),
         Task::Vm { filter, only } => return Ok(verdict(vm::vm(&work, &vm::Options { filter, only })?)),
     }
     Ok(ExitCode::SUCCESS)

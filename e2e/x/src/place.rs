@@ -5,11 +5,14 @@ use std::{
     env,
     ffi::OsString,
     fs,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::{self, Command},
+    process::{self, Child, Command},
+    thread,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::{run::command, work::Work};
 
@@ -103,6 +106,22 @@ impl Place {
             socket = self.socket().display(),
         )
     }
+}
+
+/// How long a runtime may take until it serves.
+const START: Duration = Duration::from_secs(30);
+
+/// Waits until somebody listens.
+pub fn serves(child: &mut Child, socket: &Path, log: &Path) -> Result<()> {
+    let deadline = Instant::now() + START;
+    while UnixStream::connect(socket).is_err() {
+        if child.try_wait().context("wait for the runtime")?.is_some() || Instant::now() > deadline {
+            let _ = child.kill();
+            bail!("nothing serves at {}; see {}", socket.display(), log.display());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 /// Whether systemd is this machine's first process, and cgroups are its.

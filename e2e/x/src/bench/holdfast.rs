@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 
 use super::table::Figure;
 use crate::{
-    place::Place,
+    place::{self, Place},
     run::{command, loud, output},
     work::Work,
 };
@@ -24,7 +24,7 @@ pub fn measure(work: &Work, program: &Path, image: &Path, args: &[String]) -> Re
         let mut serve = place.command(program, &["serve"]);
         serve.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let mut agent = serve.spawn().context("start the agent")?;
-        let figures = super::serves(&mut agent, &place.socket(), &place.log())
+        let figures = place::serves(&mut agent, &place.socket(), &place.log())
             .and_then(|()| super::client(work, &place, agent.id(), &[], args));
         let stopped = stop(&mut agent);
         figures.and_then(|figures| stopped.map(|()| figures))

@@ -4,15 +4,9 @@ mod containerd;
 mod holdfast;
 mod table;
 
-use std::{
-    os::unix::net::UnixStream,
-    path::{Path, PathBuf},
-    process::{Child, Stdio},
-    thread,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, process::Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::{
     apt,
@@ -35,9 +29,6 @@ pub struct Options {
     pub args: Vec<String>,
 }
 
-/// How long a runtime may take until it serves.
-const START: Duration = Duration::from_secs(30);
-
 /// Builds, measures one runtime after the other, and prints the table.
 pub fn bench(work: &Work, options: &Options) -> Result<()> {
     let needs = if options.alone { host::DEMO } else { host::TESTS };
@@ -51,7 +42,7 @@ pub fn bench(work: &Work, options: &Options) -> Result<()> {
         build::cargo(work, &["build", "--release", "--quiet", "-p", "holdfast-bench"])
     })?;
     if !options.alone {
-        containerd::build(work)?;
+        crate::containerd::build(work)?;
     }
     let image = images::bench(work)?;
     let mut columns = vec![Column {
@@ -60,7 +51,7 @@ pub fn bench(work: &Work, options: &Options) -> Result<()> {
     }];
     if !options.alone {
         columns.push(Column {
-            title: format!("containerd {}", containerd::VERSION),
+            title: format!("containerd {}", crate::containerd::VERSION),
             figures: step("measuring containerd", || containerd::measure(work, &image, &options.args))?,
         });
     }
@@ -77,19 +68,6 @@ fn installed(work: &Work) -> Result<PathBuf> {
     let layout = install::Layout::new(&options)?;
     layout.install(work)?;
     Ok(layout.program())
-}
-
-/// Waits until somebody listens.
-fn serves(child: &mut Child, socket: &Path, log: &Path) -> Result<()> {
-    let deadline = Instant::now() + START;
-    while UnixStream::connect(socket).is_err() {
-        if child.try_wait().context("wait for the runtime")?.is_some() || Instant::now() > deadline {
-            let _ = child.kill();
-            bail!("nothing serves at {}; see {}", socket.display(), log.display());
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
 }
 
 /// Runs the client in the network namespace of process `runtime`, where sessions are served on loopback.

@@ -27,7 +27,7 @@ const GROUP: &str = "k8s.io";
 pub fn peer(work: &Work, filter: Option<&str>) -> Result<Counts> {
     test::prepare(work)?;
     containerd::build(work)?;
-    let executables = step("building the tests", || test::executables(work))?;
+    let executables = step("building the tests", || test::executables_of(work, &["-p", "holdfast-e2e"]))?;
     let there = groups();
     let containerd = Containerd::start(work, "peer")?;
     let mut counts = Counts::default();

@@ -110,8 +110,13 @@ pub fn environment<'a>(run: &'a mut Command, work: &Work, profile: Profile) -> &
 
 /// Builds all tests and lists their executables, end-to-end ones last.
 pub fn executables(work: &Work) -> Result<Vec<Executable>> {
-    let args = ["test", "--workspace", "--no-run", "--quiet", "--message-format=json-render-diagnostics"];
-    let mut cargo = build::cargo_command(work, &args);
+    executables_of(work, &["--workspace"])
+}
+
+/// Those of some packages, in cargo's words.
+pub fn executables_of(work: &Work, packages: &[&str]) -> Result<Vec<Executable>> {
+    let args = ["test", "--no-run", "--quiet", "--message-format=json-render-diagnostics"];
+    let mut cargo = build::cargo_command(work, &[&args, packages].concat());
     cargo.stdout(Stdio::piped()).env("PROTOC", host::find("protoc").unwrap_or_else(|| "protoc".into()));
     let mut child = cargo.spawn().context("run cargo test --no-run")?;
     let lines = BufReader::new(child.stdout.take().context("cargo's output")?).lines();

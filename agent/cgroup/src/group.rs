@@ -17,8 +17,9 @@ use crate::{
     Error, Mode,
     error::Failures,
     files::{GroupDir, subdirectories},
+    kill,
     layout::{Hierarchy, Layout},
-    parse,
+    parse, wait,
 };
 
 /// Says on a directory above the containers that we made it. With it the last pod below takes it away, whoever came
@@ -28,6 +29,7 @@ const MAX_DEPTH: usize = 64;
 const MAX_RACES: usize = 16;
 /// Exiting processes keep their group busy for moments.
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
+const SUBTREE_CONTROL: &str = "cgroup.subtree_control";
 const CONTROLLERS: [&str; 6] = ["cpu", "cpuset", "io", "memory", "pids", "hugetlb"];
 
 /// What was made above and for a group, oldest first: to be kept in a record, and removed by
@@ -188,38 +190,49 @@ pub(crate) fn parent(path: &str) -> &str {
 /// v2: enables every controller that there is from the root down to `path` itself, in the groups that lack it. What
 /// cannot be enabled is an error only when a limit needs it, which is found out when that is written. On hybrid hosts
 /// the unified hierarchy's controllers are not ours to distribute.
+///
+/// What is enabled in `path` is so in all groups above it: one look at it is enough for every container but a parent's
+/// first. Not remembered, since systemd takes controllers away when it thinks that nobody needs them.
 pub(crate) fn enable_controllers(layout: &Layout, path: &str) -> Result<(), Error> {
     if layout.mode != Mode::V2 {
         return Ok(());
     }
     let Some(hierarchy) = layout.unified() else { return Ok(()) };
+    let root = GroupDir::open(hierarchy.root.clone())?;
+    let available = root.read("cgroup.controllers")?;
+    let last = GroupDir::open(hierarchy.dir(path))?;
+    if wanted(&available, &last.read(SUBTREE_CONTROL)?).is_empty() {
+        return Ok(());
+    }
+    enable_in(&root)?;
     let mut dir = hierarchy.root.clone();
-    enable_in(&dir)?;
     for name in path.split('/').filter(|name| !name.is_empty()) {
         dir.push(name);
-        enable_in(&dir)?;
+        enable_in(&GroupDir::open(dir.clone())?)?;
     }
     Ok(())
 }
 
-fn enable_in(dir: &Path) -> Result<(), Error> {
-    const CONTROL: &str = "cgroup.subtree_control";
-    let group = GroupDir::open(dir.to_owned())?;
-    let (available, enabled) = (group.read("cgroup.controllers")?, group.read(CONTROL)?);
+/// The controllers of ours that are available and not enabled.
+fn wanted(available: &str, enabled: &str) -> Vec<&'static str> {
     let has = |list: &str, name: &str| list.split_ascii_whitespace().any(|word| word == name);
-    let wanted: Vec<_> =
-        CONTROLLERS.into_iter().filter(|name| has(&available, name) && !has(&enabled, name)).collect();
+    CONTROLLERS.into_iter().filter(|name| has(available, name) && !has(enabled, name)).collect()
+}
+
+fn enable_in(group: &GroupDir) -> Result<(), Error> {
+    let wanted = wanted(&group.read("cgroup.controllers")?, &group.read(SUBTREE_CONTROL)?);
     if wanted.is_empty() {
         return Ok(());
     }
     let all: Vec<_> = wanted.iter().map(|name| format!("+{name}")).collect();
-    if group.write(CONTROL, all.join(" ")).is_ok() {
+    if group.write(SUBTREE_CONTROL, all.join(" ")).is_ok() {
         return Ok(());
     }
     for one in all {
         // EBUSY: the group has processes of its own; ENOTSUP: it is threaded; ENOENT: a controller is just going.
-        if let Err(error) = group.write(CONTROL, &one) {
-            tracing::debug!(dir = %dir.display(), controller = one, ?error, "controller not enabled");
+        if let Err(error) = group.write(SUBTREE_CONTROL, &one) {
+            let error = holdfast_model::chain(&error);
+            tracing::debug!(dir = %group.path.display(), controller = one, error, "controller not enabled");
         }
     }
     Ok(())
@@ -250,16 +263,16 @@ pub(crate) fn open(layout: &Layout, path: &str) -> Result<Entry, Error> {
 /// Removes a group with its children from every hierarchy. Goes on after a failure; not being there is success.
 pub(crate) fn remove(layout: &Layout, path: &str) -> Result<(), Error> {
     assert!(path.len() > 1 && path.starts_with('/'), "the root is nobody's to remove");
-    let limit = Instant::now() + BUSY_LIMIT;
+    let deadline = Instant::now() + BUSY_LIMIT;
     let failures: Vec<_> = layout
         .hierarchies
         .iter()
-        .filter_map(|hierarchy| remove_tree(&hierarchy.dir(path), 0, limit).err())
+        .filter_map(|hierarchy| remove_tree(hierarchy, &hierarchy.dir(path), 0, deadline).err())
         .collect();
     if failures.is_empty() { Ok(()) } else { Err(Error::Remove(Failures(failures))) }
 }
 
-fn remove_tree(dir: &Path, depth: usize, limit: Instant) -> Result<(), Error> {
+fn remove_tree(hierarchy: &Hierarchy, dir: &Path, depth: usize, deadline: Instant) -> Result<(), Error> {
     let mut pause = Duration::from_millis(1);
     loop {
         let busy = match std::fs::remove_dir(dir) {
@@ -271,16 +284,38 @@ fn remove_tree(dir: &Path, depth: usize, limit: Instant) -> Result<(), Error> {
             matches!(Errno::from_io_error(&busy), Some(Errno::BUSY | Errno::NOTEMPTY | Errno::AGAIN));
         let children = if is_busy && depth < MAX_DEPTH { subdirectories(dir)? } else { Vec::new() };
         for child in &children {
-            remove_tree(child, depth + 1, limit)?;
+            remove_tree(hierarchy, child, depth + 1, deadline)?;
         }
-        if !is_busy || Instant::now() >= limit {
+        if !is_busy || Instant::now() >= deadline {
             return Err(Error::io("remove cgroup", dir, busy));
         }
-        if children.is_empty() {
+        if children.is_empty() && !await_exits(hierarchy, dir, deadline)? {
+            // Nobody is seen in it: the kernel has not finished with who was.
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(50));
         }
     }
+}
+
+/// Waits until who keeps a group busy has left it. `false`: nobody is to be seen.
+fn await_exits(hierarchy: &Hierarchy, dir: &Path, deadline: Instant) -> Result<bool, Error> {
+    let group = match GroupDir::open(dir.to_owned()) {
+        Ok(group) => group,
+        Err(error) if error.is_gone() => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let pids = match kill::members_of(&group) {
+        Ok(members) => members.into_iter().map(|member| member.pid),
+        Err(error) if error.is_gone() => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    if hierarchy.unified && pids.len() > 0 {
+        return wait::until_empty(&group, deadline);
+    }
+    let open = |pid| holdfast_sys::pidfd::open(pid).ok();
+    let processes: Vec<_> = pids.take(wait::MAX_AT_ONCE).filter_map(open).collect();
+    wait::until_ended(&processes, deadline.saturating_duration_since(Instant::now()))?;
+    Ok(!processes.is_empty())
 }
 
 /// Removes marked directories that have nothing below them, newest first.

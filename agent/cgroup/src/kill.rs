@@ -1,10 +1,12 @@
 //! Killing everything in a group.
 //!
-//! v2 has `cgroup.kill` (Linux 5.14), which forks cannot escape. Elsewhere: no more forks by pids.max, then every pid by
-//! its pidfd, again and again until nothing is left. The group is never frozen: should we die meanwhile, it would stay.
+//! v2 has `cgroup.kill` (Linux 5.14), which forks cannot escape. Where it is not there or is refused (EOPNOTSUPP of a
+//! threaded group, EACCES and EROFS of a mount that is not ours to write): no more forks by pids.max, then every pid by its
+//! pidfd, again and again until nothing is left. The group is never frozen: should we die meanwhile, it would stay.
 
 use std::{
     collections::BTreeSet,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -19,70 +21,118 @@ use crate::{
     files::{GroupDir, read_file, subdirectories},
     layout::Layout,
     location::Location,
-    parse,
+    parse, wait,
 };
 
 const LIMIT: Duration = Duration::from_secs(10);
+/// Who does not end within this is signalled again, with those who came meanwhile.
+const ROUND: Duration = Duration::from_millis(100);
 const MAX_DEPTH: usize = 64;
 const MAX_NAMED: usize = 16;
+
+/// A process of a group, by one of its threads that is in it: usually the first, whose number is the process's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Member {
+    pub pid: i32,
+    thread: i32,
+}
 
 /// SIGKILL to all; returns when nobody is left. Not being there is success.
 pub(crate) fn kill(layout: &Layout, location: &Location) -> Result<(), Error> {
     let path = location.path();
     assert!(path.len() > 1, "the root is nobody's to kill");
-    let started = Instant::now();
-    let mut pause = Duration::from_millis(1);
-    if let Some(unified) = layout.unified().filter(|_| layout.mode == Mode::V2) {
-        match GroupDir::open(unified.dir(path)).and_then(|dir| dir.write("cgroup.kill", "1")) {
-            Ok(()) => {}
-            Err(error) if error.is_gone() => {}
-            Err(error) => return Err(error),
+    let deadline = Instant::now() + LIMIT;
+    match by_kernel(layout, path)? {
+        Some(dir) if layout.mode == Mode::V2 => {
+            if wait::until_empty(&dir, deadline)? {
+                return Ok(());
+            }
         }
-    } else if !location.is_pod()
-        && let Some(dir) = layout.open("pids", path).unwrap_or(None)
-    {
-        // Best effort against fork bombs; the group only has to die.
+        // On a hybrid host processes may be in v1's groups and not in that one.
+        Some(_) => {}
+        None => stop_forks(layout, location),
+    }
+    one_by_one(layout, path, deadline)
+}
+
+/// Writes `cgroup.kill` and returns its group. `None`: there is none, or it was refused.
+fn by_kernel(layout: &Layout, path: &str) -> Result<Option<GroupDir>, Error> {
+    const FILE: &str = "cgroup.kill";
+    let Some(unified) = layout.unified() else { return Ok(None) };
+    let dir = match GroupDir::open(unified.dir(path)) {
+        Ok(dir) => dir,
+        Err(error) if error.is_gone() => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    match dir.write(FILE, "1") {
+        Ok(()) => Ok(Some(dir)),
+        Err(error) if error.is_gone() => Ok(None),
+        Err(error) => {
+            tracing::warn!(group = path, error = holdfast_model::chain(&error), "killed one by one");
+            Ok(None)
+        }
+    }
+}
+
+/// Best effort against fork bombs: a container's group only has to die, while a pod's may go on.
+fn stop_forks(layout: &Layout, location: &Location) {
+    if location.is_pod() {
+        return;
+    }
+    if let Ok(Some(dir)) = layout.open("pids", location.path()) {
         let _ = dir.write("pids.max", "0");
     }
+}
+
+fn one_by_one(layout: &Layout, path: &str, deadline: Instant) -> Result<(), Error> {
     loop {
-        let left = pids(layout, path)?;
+        let left = members(layout, path)?;
         if left.is_empty() {
             return Ok(());
         }
-        if started.elapsed() >= LIMIT {
-            let left = left.into_iter().take(MAX_NAMED).collect();
+        let rest = deadline.saturating_duration_since(Instant::now());
+        if rest.is_zero() {
+            let left = left.into_iter().map(|member| member.pid).take(MAX_NAMED).collect();
             return Err(Error::KillTimeout { group: path.to_owned(), waited: LIMIT, left });
         }
-        for pid in left {
-            kill_one(pid, path)?;
+        let mut dying = Vec::new();
+        for member in left {
+            let process = kill_one(member, path)?;
+            dying.extend(process.filter(|_| dying.len() < wait::MAX_AT_ONCE));
         }
         thaw(layout, path);
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(20));
+        if dying.is_empty() {
+            // They have just left by themselves, or are threads that wait for the last one of their process.
+            std::thread::sleep(rest.min(Duration::from_millis(1)));
+        }
+        wait::until_ended(&dying, rest.min(ROUND))?;
     }
 }
 
 /// A pid can have been given to another process since it was read: the pidfd holds one process, and only if that one is
-/// in the group it gets the signal.
-fn kill_one(pid: i32, group: &str) -> Result<(), Error> {
+/// in the group it gets the signal. Returns the pidfd of who got it.
+fn kill_one(member: Member, group: &str) -> Result<Option<OwnedFd>, Error> {
+    let Member { pid, thread } = member;
     // The number is looked at first: `from_raw` asserts that it is not negative.
     let target = (pid > 1).then(|| Pid::from_raw(pid)).flatten();
-    let Some(target) = target.filter(|target| *target != rustix::process::getpid()) else { return Ok(()) };
+    let Some(target) = target.filter(|target| *target != rustix::process::getpid()) else { return Ok(None) };
     let fd = match pidfd_open(target, PidfdFlags::empty()) {
         Ok(fd) => fd,
-        Err(Errno::SRCH | Errno::INVAL) => return Ok(()),
+        Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
         Err(errno) => return Err(Error::io("open pidfd of", format!("/proc/{pid}"), errno)),
     };
-    let text = match read_file(Path::new(&format!("/proc/{pid}/cgroup"))) {
+    let text = match read_file(Path::new(&format!("/proc/{pid}/task/{thread}/cgroup"))) {
         Ok(text) => text,
-        Err(error) if error.is_gone() || error.errno() == Some(Errno::SRCH.raw_os_error()) => return Ok(()),
+        Err(error) if error.is_gone() || error.errno() == Some(Errno::SRCH.raw_os_error()) => {
+            return Ok(None);
+        }
         Err(error) => return Err(error),
     };
     if !parse::memberships(&text).iter().any(|membership| is_within(membership.path, group)) {
-        return Ok(());
+        return Ok(None);
     }
     match pidfd_send_signal(&fd, Signal::KILL) {
-        Ok(()) | Err(Errno::SRCH) => Ok(()),
+        Ok(()) | Err(Errno::SRCH) => Ok(Some(fd)),
         Err(errno) => Err(Error::io("kill", format!("/proc/{pid}"), errno)),
     }
 }
@@ -109,21 +159,44 @@ fn thaw(layout: &Layout, path: &str) {
 
 /// The processes of the group and its children, in any hierarchy, sorted.
 pub(crate) fn pids(layout: &Layout, path: &str) -> Result<Vec<i32>, Error> {
+    Ok(members(layout, path)?.into_iter().map(|member| member.pid).collect())
+}
+
+/// Each process once.
+fn members(layout: &Layout, path: &str) -> Result<Vec<Member>, Error> {
     let mut found = Vec::new();
     for hierarchy in &layout.hierarchies {
         for dir in tree(&hierarchy.dir(path))? {
-            match GroupDir::open(dir).and_then(|dir| dir.read("cgroup.procs")) {
-                Ok(text) => found.extend(parse::pids(&text)),
+            match GroupDir::open(dir).and_then(|dir| members_of(&dir)) {
+                Ok(members) => found.extend(members),
                 Err(error) if error.is_gone() => {}
-                // A threaded child has no list of its own; its processes are in the domain's.
-                Err(error) if error.errno() == Some(Errno::OPNOTSUPP.raw_os_error()) => {}
                 Err(error) => return Err(error),
             }
         }
     }
     found.sort_unstable();
-    found.dedup();
+    found.dedup_by_key(|member| member.pid);
     Ok(found)
+}
+
+/// The processes of one group in one hierarchy.
+pub(crate) fn members_of(dir: &GroupDir) -> Result<Vec<Member>, Error> {
+    match dir.read("cgroup.procs") {
+        Ok(text) => Ok(parse::pids(&text).into_iter().map(|pid| Member { pid, thread: pid }).collect()),
+        // A threaded group lists threads only. Those whose processes end meanwhile belong to nobody.
+        Err(error) if error.errno() == Some(Errno::OPNOTSUPP.raw_os_error()) => {
+            let threads = parse::pids(&dir.read("cgroup.threads")?);
+            Ok(threads.into_iter().filter_map(process_of).collect())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The process that a thread belongs to.
+fn process_of(thread: i32) -> Option<Member> {
+    let status = read_file(Path::new(&format!("/proc/{thread}/status"))).ok()?;
+    let pid = status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())?;
+    Some(Member { pid, thread })
 }
 
 /// Paths of the groups, in any hierarchy, that have `id` in their own name; those below one of them are left out.
@@ -165,24 +238,6 @@ fn tree(top: &Path) -> Result<Vec<PathBuf>, Error> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn within_means_the_group_or_below() {
-        assert!(is_within("/a/b", "/a/b") && is_within("/a/b/c", "/a/b") && is_within("/x/a/b", "/a/b"));
-        assert!(!is_within("/a/bc", "/a/b") && !is_within("/", "/a/b") && !is_within("/a", "/a/b"));
-    }
-
-    #[test]
-    #[allow(clippy::unwrap_used)]
-    fn no_other_process_than_a_member_is_signalled() {
-        let own = rustix::process::getpid().as_raw_nonzero().get();
-        // Group "" would hold every process: only the guard stands before this one's end.
-        for pid in [-1, 0, own] {
-            kill_one(pid, "").unwrap();
-        }
-        kill_one(rustix::process::getppid().unwrap().as_raw_nonzero().get(), "/holdfast-no-such-group")
-            .unwrap();
-    }
-}
+#[allow(clippy::unwrap_used)]
+#[path = "kill_tests.rs"]
+mod tests;

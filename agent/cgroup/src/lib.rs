@@ -21,6 +21,7 @@ mod parse;
 mod properties;
 mod stats;
 mod systemd;
+mod wait;
 
 pub use cgroups::{Cgroups, Extra};
 pub use error::{Error, Failures, Kind};

@@ -160,11 +160,12 @@ impl Cgroups {
         resources: &Resources,
         extra: Extra,
     ) -> Result<Entry, Error> {
-        self.inner.check(resources, &extra, Phase::Create)?;
+        let resources = limits::with_swap(resources);
+        self.inner.check(&resources, &extra, Phase::Create)?;
         if location.unit().is_some() {
             return Ok(Entry { for_placement: true, ..Entry::default() });
         }
-        let (path, resources) = (location.path().to_owned(), resources.clone());
+        let path = location.path().to_owned();
         self.blocking("create a container's cgroup", move |inner| {
             let dirs = group::make(&inner.layout, &path)?;
             match inner.fill(&path, &resources, &extra) {
@@ -188,6 +189,7 @@ impl Cgroups {
         extra: Extra,
     ) -> Result<Entry, Error> {
         let inner = &self.inner;
+        let resources = &limits::with_swap(resources);
         inner.check(resources, &extra, Phase::Create)?;
         let Some(unit) = location.unit() else {
             return Err(Error::invalid(
@@ -249,6 +251,7 @@ impl Cgroups {
     /// Changes limits; 0 and empty leave one as it is. A memory limit below what is used is [`Error::BelowUsage`].
     pub async fn update(&self, location: &Location, resources: &Resources) -> Result<(), Error> {
         let inner = &self.inner;
+        let resources = &limits::with_swap(resources);
         limits::check(resources, inner.layout.mode, Phase::Update)?;
         let (path, asked) = (location.path().to_owned(), resources.clone());
         let by_systemd = location.unit().is_some();

@@ -25,6 +25,15 @@ pub(crate) enum Phase {
     Update,
 }
 
+/// Without a limit of memory and swap the memory limit is it: the container does not swap, as with containerd.
+pub(crate) fn with_swap(asked: &Resources) -> Resources {
+    let mut resources = asked.clone();
+    if resources.memory_swap_limit_bytes == 0 {
+        resources.memory_swap_limit_bytes = resources.memory_limit_bytes;
+    }
+    resources
+}
+
 /// Refuses what no kernel would take, by field and value.
 pub(crate) fn check(resources: &Resources, mode: Mode, phase: Phase) -> Result<(), Error> {
     let range = |field, value: i64, range: std::ops::RangeInclusive<i64>| {

@@ -98,6 +98,7 @@ fn v2_files_get_their_values() {
         ("cpuset.cpus", ""),
         ("pids.max", ""),
         ("hugetlb.2MB.max", ""),
+        ("hugetlb.2MB.rsvd.max", ""),
     ]);
     let asked = Resources {
         cpu_shares: 1024,
@@ -120,18 +121,21 @@ fn v2_files_get_their_values() {
             "memory.swap.max",
             "memory.oom.group",
             "pids.max",
-            "hugetlb.2MB.max"
+            "hugetlb.2MB.max",
+            "hugetlb.2MB.rsvd.max",
         ]
         .map(read),
-        ["100", "50000 100000", "1048576", "2097152", "1", "max", "0"]
+        ["100", "50000 100000", "1048576", "2097152", "1", "max", "0", "0"]
     );
 }
 
 #[test]
 fn v2_absences_are_named_or_skipped() {
     let (_root, layout) = fake(&[("cgroup.controllers", "memory"), ("memory.max", "")]);
-    let memory =
+    let mut memory =
         Resources { memory_limit_bytes: 1 << 20, memory_swap_limit_bytes: 1 << 20, ..Resources::default() };
+    apply(&layout, "/pod/c1", &memory, None).unwrap();
+    memory.memory_swap_limit_bytes = 1 << 21;
     apply(&layout, "/pod/c1", &memory, None).unwrap();
     let huge = HugepageLimit { page_size: "2MB".into(), limit_bytes: 0 };
     apply(&layout, "/pod/c1", &Resources { hugepage_limits: vec![huge], ..Resources::default() }, None)
@@ -159,4 +163,39 @@ fn v2_lowering_below_what_is_used_is_refused_but_not_for_page_cache() {
     assert!(text.contains("4194304") && text.contains("5242880"), "{text}");
     assert_eq!(fs::read_to_string(root.path().join("pod/c1/memory.max")).unwrap(), "max");
     update(6 << 20).unwrap();
+}
+
+#[test]
+fn a_memory_limit_alone_is_one_of_swap_as_well() {
+    for (limit, both, expected) in
+        [(100, 0, 100), (100, 150, 150), (100, -1, -1), (-1, 0, -1), (0, 0, 0), (0, 90, 90)]
+    {
+        let asked =
+            Resources { memory_limit_bytes: limit, memory_swap_limit_bytes: both, ..Resources::default() };
+        let found = with_swap(&asked);
+        assert_eq!((found.memory_limit_bytes, found.memory_swap_limit_bytes), (limit, expected));
+    }
+    let (root, layout) =
+        fake(&[("cgroup.controllers", "memory"), ("memory.max", ""), ("memory.swap.max", "")]);
+    let asked = with_swap(&Resources { memory_limit_bytes: 1 << 20, ..Resources::default() });
+    apply(&layout, "/pod/c1", &asked, None).unwrap();
+    assert_eq!(fs::read_to_string(root.path().join("pod/c1/memory.swap.max")).unwrap(), "0");
+}
+
+/// The kernel refuses a weight for a group that is idle (EINVAL), whichever was asked for first.
+#[test]
+fn an_idle_group_gets_no_weight() {
+    let (root, layout) = fake(&[("cgroup.controllers", "cpu"), ("cpu.weight", "old"), ("cpu.idle", "0")]);
+    let read = |name: &str| fs::read_to_string(root.path().join("pod/c1").join(name)).unwrap();
+    let with_idle = |idle: &str, cpu_shares| Resources {
+        cpu_shares,
+        unified: [("cpu.idle".to_owned(), idle.to_owned())].into(),
+        ..Resources::default()
+    };
+    apply(&layout, "/pod/c1", &with_idle("1", 512), None).unwrap();
+    assert_eq!((read("cpu.idle").as_str(), read("cpu.weight").as_str()), ("1", "old"));
+    apply(&layout, "/pod/c1", &Resources { cpu_shares: 512, ..Resources::default() }, None).unwrap();
+    assert_eq!(read("cpu.weight"), "old");
+    apply(&layout, "/pod/c1", &with_idle("0", 1024), None).unwrap();
+    assert_eq!((read("cpu.idle").as_str(), read("cpu.weight").as_str()), ("0", "100"));
 }

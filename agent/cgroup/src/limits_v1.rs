@@ -72,7 +72,7 @@ fn memory(dir: &GroupDir, path: &str, asked: &Resources) -> Result<(), Error> {
         both = -1;
     }
     let set_limit = || if limit == 0 { Ok(()) } else { set_memory(dir, path, limit) };
-    let set_both = || if both == 0 { Ok(()) } else { set_swap(dir, both) };
+    let set_both = || if both == 0 { Ok(()) } else { set_swap(dir, path, both) };
     let current = parse::limit(&dir.read(MEMORY)?).unwrap_or(u64::MAX);
     if both == -1 || (both > 0 && current < both as u64) {
         set_both()?;
@@ -85,11 +85,7 @@ fn memory(dir: &GroupDir, path: &str, asked: &Resources) -> Result<(), Error> {
 
 fn set_memory(dir: &GroupDir, path: &str, limit: i64) -> Result<(), Error> {
     match set(dir, MEMORY, &limit.to_string(), "memory_limit_in_bytes") {
-        Err(error) if error.errno() == Some(Errno::BUSY.raw_os_error()) => Err(Error::BelowUsage {
-            limit,
-            group: path.to_owned(),
-            usage: parse::limit(&dir.read("memory.usage_in_bytes")?).unwrap_or_default(),
-        }),
+        Err(error) if is_busy(&error) => Err(below_usage(dir, path, limit, "memory.usage_in_bytes")),
         Err(Error::InvalidArgument { field, value, .. }) => {
             let both = dir.read(MEMORY_AND_SWAP).unwrap_or_default();
             let problem = format!(
@@ -102,12 +98,25 @@ fn set_memory(dir: &GroupDir, path: &str, limit: i64) -> Result<(), Error> {
     }
 }
 
-fn set_swap(dir: &GroupDir, both: i64) -> Result<(), Error> {
-    // Without swap accounting there is no such file, and no limit either.
-    if both == -1 && !dir.has(MEMORY_AND_SWAP) {
+/// Without swap accounting there is no such file, and no limit either, as in containerd.
+fn set_swap(dir: &GroupDir, path: &str, both: i64) -> Result<(), Error> {
+    if !dir.has(MEMORY_AND_SWAP) {
+        tracing::debug!(group = path, "no swap accounting here: the limit of swap is skipped");
         return Ok(());
     }
-    set(dir, MEMORY_AND_SWAP, &both.to_string(), "memory_swap_limit_in_bytes")
+    match set(dir, MEMORY_AND_SWAP, &both.to_string(), "memory_swap_limit_in_bytes") {
+        Err(error) if is_busy(&error) => Err(below_usage(dir, path, both, "memory.memsw.usage_in_bytes")),
+        other => other,
+    }
+}
+
+fn is_busy(error: &Error) -> bool {
+    error.errno() == Some(Errno::BUSY.raw_os_error())
+}
+
+fn below_usage(dir: &GroupDir, path: &str, limit: i64, file: &str) -> Error {
+    let usage = dir.read(file).ok().as_deref().and_then(parse::limit).unwrap_or_default();
+    Error::BelowUsage { limit, group: path.to_owned(), usage }
 }
 
 fn cpuset(dir: &GroupDir, asked: &Resources) -> Result<(), Error> {
@@ -154,8 +163,15 @@ pub(crate) fn set_hugepages(
             let problem = "is not a size of huge pages that this machine has";
             return Err(Error::invalid("hugepage_limits.page_size", &limit.page_size, problem));
         }
-        let field = format!("hugepage_limits[{}]", limit.page_size);
-        set(dir, &file, &word(limit.limit_bytes, names.1), &field)?;
+        let (field, value) =
+            (format!("hugepage_limits[{}]", limit.page_size), word(limit.limit_bytes, names.1));
+        set(dir, &file, &value, &field)?;
+        // Linux 5.7: with it mmap answers ENOMEM, where without it the first touch of a page would be SIGBUS, and pages
+        // that are only reserved are kept from others without being counted.
+        let reserved = format!("hugetlb.{}.rsvd.{}", limit.page_size, names.0);
+        if dir.has(&reserved) {
+            set(dir, &reserved, &value, &field)?;
+        }
     }
     Ok(())
 }

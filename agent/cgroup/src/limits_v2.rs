@@ -13,6 +13,8 @@ use crate::{
 
 const MEMORY: &str = "memory.max";
 const SWAP: &str = "memory.swap.max";
+/// Since Linux 5.15.
+const IDLE: &str = "cpu.idle";
 
 pub(crate) fn apply(
     layout: &Layout,
@@ -38,14 +40,19 @@ pub(crate) fn apply(
             tracing::debug!(group = path, "no hugetlb controller here: limits of huge pages are skipped");
         }
     }
-    for (key, value) in &asked.unified {
+    for (key, value) in asked.unified.iter().filter(|(key, _)| *key != IDLE) {
         value.lines().try_for_each(|line| set(&dir, key, line, &format!("unified[{key}]")))?;
     }
     Ok(())
 }
 
 fn cpu(dir: &GroupDir, asked: &Resources) -> Result<(), Error> {
-    if asked.cpu_shares != 0 {
+    // A group that is idle has no weight (EINVAL), so this comes before weights and decides about them.
+    if let Some(idle) = asked.unified.get(IDLE) {
+        set(dir, IDLE, idle, &format!("unified[{IDLE}]"))?;
+    }
+    let is_idle = dir.read_optional(IDLE)?.is_some_and(|text| text.trim() == "1");
+    if asked.cpu_shares != 0 && !is_idle {
         set(dir, "cpu.weight", &shares_to_weight(asked.cpu_shares as u64).to_string(), "cpu_shares")?;
     }
     if asked.cpu_quota_us == 0 && asked.cpu_period_us == 0 {
@@ -78,8 +85,10 @@ fn memory(dir: &GroupDir, asked: &Resources) -> Result<(), Error> {
         if limit == 0 { parse::limit(&dir.read_optional(MEMORY)?.unwrap_or_default()) } else { None };
     if let Some(swap) = swap_max(limit, both, current)? {
         match set(dir, SWAP, &swap, "memory_swap_limit_in_bytes") {
-            // Without swap there is nothing to limit.
-            Err(Error::NoController { .. }) if swap == "max" || swap == "0" => {}
+            // Without swap accounting there is nothing to limit, as in containerd.
+            Err(Error::NoController { .. }) if dir.has(MEMORY) => {
+                tracing::debug!(group = %dir.path.display(), "no swap accounting here: the limit of swap is skipped");
+            }
             other => other?,
         }
     }

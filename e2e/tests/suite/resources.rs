@@ -151,6 +151,55 @@ fn annotation(key: &str, value: &str) -> Message {
     Message::default().text(1, key).text(2, value)
 }
 
+/// A memory limit alone is one of memory and swap together, by an update as well: nothing swaps by chance.
+#[test]
+fn a_memory_limit_is_one_of_swap_as_well() -> Result<()> {
+    let Some(scene) = Scene::any()? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    let pod = pod(&scene.dir, "swap");
+    let pod_id = scene.run_pod(&pod)?;
+    for (name, swap) in [("alone", None), ("both", Some(96 * MIB))] {
+        let mut container = sleeper(name, BUSYBOX);
+        container["linux"]["resources"] = json!({"memory_limit_in_bytes": 64 * MIB});
+        if let Some(swap) = swap {
+            container["linux"]["resources"]["memory_swap_limit_in_bytes"] = swap.into();
+        }
+        let id = scene.start(&pod_id, &pod, &container)?;
+        let files = Files::of(&scene, &id)?;
+        let Ok(found) = files.memory() else {
+            scene.remove_pod(&pod_id)?;
+            println!("SKIP: this kernel does not count swap");
+            return Ok(());
+        };
+        ensure!(found == (64, if swap.is_some() { 96 } else { 64 }), "{name}: {found:?}");
+        scene.crictl.ok(&["update", "--memory", &(128 * MIB).to_string(), &id])?;
+        ensure!(files.memory()? == (128, 128), "{name}: {:?}", files.memory()?);
+        let told = &scene.crictl.json(&["inspect", &id])?["status"]["resources"]["linux"];
+        ensure!(told["memorySwapLimitInBytes"] == "134217728", "{name}: {told}");
+    }
+    scene.remove_pod(&pod_id)?;
+    oracle.nothing_left()
+}
+
+/// What the kernel refuses is the request's fault, and nothing is left of it.
+#[test]
+fn a_limit_that_the_machine_has_not() -> Result<()> {
+    let Some(scene) = Scene::ours()? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    let pod = pod(&scene.dir, "refused");
+    let pod_id = scene.run_pod(&pod)?;
+    for resources in [json!({"cpuset_cpus": "8000"}), json!({"cpuset_mems": "900"})] {
+        let mut container = sleeper("main", BUSYBOX);
+        container["linux"]["resources"] = resources.clone();
+        let (file, pod_file) = scene.create_files(&pod, &container)?;
+        let refusal = scene.crictl.refused(&["create", &pod_id, &file, &pod_file])?;
+        ensure!(refusal.code == "InvalidArgument", "{resources}: {}", refusal.text);
+    }
+    ensure!(scene.crictl.ok(&["ps", "-a", "-q", "--pod", &pod_id])?.is_empty());
+    scene.remove_pod(&pod_id)?;
+    oracle.nothing_left()
+}
+
 /// Files of cgroup v2 by their names, huge pages of every size, at the start and by an update.
 #[test]
 fn unified_files_and_huge_pages() -> Result<()> {
@@ -191,11 +240,16 @@ fn unified_files_and_huge_pages() -> Result<()> {
     ensure!(told["hugepageLimits"][0] == json!({"pageSize": "2MB", "limit": "4194304"}), "{told}");
     let controllers = files.read("hugetlb", "", "cgroup.controllers")?;
     if controllers.split(' ').any(|name| name == "hugetlb") {
-        ensure!(files.read("hugetlb", "", "hugetlb.2MB.max")? == "4194304");
+        for file in ["hugetlb.2MB.max", "hugetlb.2MB.rsvd.max"] {
+            ensure!(files.read("hugetlb", "", file)? == "4194304", "{file}");
+        }
         let mut limited = sleeper("pages", BUSYBOX);
         limited["linux"]["resources"] = json!({"hugepage_limits": [{"page_size": "2MB", "limit": 0}]});
         let id = scene.start(&pod_id, &pod, &limited)?;
-        ensure!(Files::of(&scene, &id)?.read("hugetlb", "", "hugetlb.2MB.max")? == "0");
+        let files = Files::of(&scene, &id)?;
+        for file in ["hugetlb.2MB.max", "hugetlb.2MB.rsvd.max"] {
+            ensure!(files.read("hugetlb", "", file)? == "0", "{file}");
+        }
     }
     scene.remove_pod(&pod_id)?;
     oracle.nothing_left()

@@ -26,7 +26,7 @@ pub struct Launch<S> {
     pub user: UserRequest,
     /// Clone flags (CLONE_NEWNET ...) of the holder's namespaces that the container joins.
     pub join: u64,
-    /// Clone flags of its own namespaces: NEWNS and NEWCGROUP always, NEWPID unless shared.
+    /// Clone flags of its own namespaces: NEWNS always, NEWPID unless shared, NEWCGROUP on cgroup v2 unless privileged.
     pub own: u64,
     /// Bind the holder's /dev/shm (else the host's, which is then a mount of the spec).
     pub pod_shm: bool,

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use holdfast_model::Resources;
+use rustix::io::Errno;
 
 use crate::{
     Error, Mode,
@@ -166,21 +167,28 @@ pub(crate) fn word(value: u64, unlimited: &str) -> String {
 
 /// Writes a value that a request gave, so that the kernel's refusal names the field.
 pub(crate) fn set(dir: &GroupDir, file: &str, value: &str, field: &str) -> Result<(), Error> {
-    dir.write(file, value).map_err(|error| {
-        use rustix::io::Errno;
-        match error.errno().map(Errno::from_raw_os_error) {
-            Some(Errno::INVAL | Errno::RANGE | Errno::ACCESS) => Error::invalid(
-                field,
-                value,
-                format!(
-                    "was refused by the kernel: it does not fit the machine or the parent of {}",
-                    dir.path.display()
-                ),
+    dir.write(file, value).map_err(|error| match error.errno().map(Errno::from_raw_os_error) {
+        Some(Errno::NOENT) => no_controller(dir, file, field),
+        Some(errno) if is_about_the_value(errno, dir, field) => Error::invalid(
+            field,
+            value,
+            format!(
+                "was refused by the kernel ({}): it does not fit the machine or the parent of {}",
+                std::io::Error::from(errno),
+                dir.path.display()
             ),
-            Some(Errno::NOENT) => no_controller(dir, file, field),
-            _ => error,
-        }
+        ),
+        _ => error,
     })
+}
+
+fn is_about_the_value(errno: Errno, dir: &GroupDir, field: &str) -> bool {
+    match errno {
+        Errno::INVAL | Errno::RANGE | Errno::OVERFLOW | Errno::ACCESS => true,
+        // What is written by its file's name can meet whatever that file has: no such disk, no such operation.
+        Errno::NODEV => dir.has("cgroup.procs"),
+        _ => field.starts_with("unified["),
+    }
 }
 
 /// The error for a control file that is not there.

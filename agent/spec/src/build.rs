@@ -125,7 +125,9 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Built, SpecError> {
         return Err(invalid("linux.security_context.privileged", problem));
     }
     resources::check(&config.resources)?;
-    let namespaces = namespaces::of_container(&security.namespaces, inputs.pod)?;
+    let cgroup_namespace =
+        namespaces::has_cgroup_namespace(inputs.host.unified_cgroups, security.privileged, inputs.pod);
+    let namespaces = namespaces::of_container(&security.namespaces, inputs.pod, cgroup_namespace)?;
     cdi::check(inputs.cdi)?;
     let owner = if inputs.device_ownership { Owner::of(security) } else { Owner::default() };
     let mut devices = devices::devices(&config.devices, security.privileged, "/dev".as_ref(), owner)?;

@@ -26,6 +26,7 @@ impl Default for Case {
             bounding: CapSet::all_up_to(40).without(caps::Cap::parse("SYS_RESOURCE").unwrap()),
             last_cap: 40,
             kernel: (6, 18),
+            unified_cgroups: true,
             apparmor: false,
             apparmor_default: None,
             selinux: None,

@@ -13,6 +13,8 @@ pub struct HostFacts {
     pub last_cap: u8,
     /// Major and minor version of the kernel.
     pub kernel: (u32, u32),
+    /// cgroup v2 alone is mounted at /sys/fs/cgroup.
+    pub unified_cgroups: bool,
     /// AppArmor is on.
     pub apparmor: bool,
     /// The loaded AppArmor profile that RuntimeDefault stands for; `None`: there is none, and nothing is set.
@@ -45,6 +47,8 @@ impl HostFacts {
                 .and_then(|cap| u8::try_from(cap).ok())
                 .unwrap_or(40),
             kernel,
+            // A group of v2: v1 has a tmpfs there.
+            unified_cgroups: fs::exists("/sys/fs/cgroup/cgroup.controllers").unwrap_or(false),
             apparmor: read("/sys/module/apparmor/parameters/enabled").trim() == "Y",
             apparmor_default: None,
             selinux: Contexts::detect(),

@@ -14,7 +14,7 @@ fn mount(host: &str, container: &str) -> Mount {
 
 fn made(case: &Case) -> Result<Mounts, SpecError> {
     let inputs = case.inputs();
-    let namespaces = namespaces::of_container(&case.container.security.namespaces, &case.pod).unwrap();
+    let namespaces = namespaces::of_container(&case.container.security.namespaces, &case.pod, true).unwrap();
     mounts(&inputs, &namespaces)
 }
 

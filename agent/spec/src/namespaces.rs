@@ -92,7 +92,12 @@ pub fn check_pod(options: &NamespaceOptions, field: &str) -> Result<(), SpecErro
 
 /// The namespaces of a container with `options` in `pod`. The pod decides about network, IPC, host name and users;
 /// a container that asks for more of the host than its pod has is refused.
-pub fn of_container(options: &NamespaceOptions, pod: &PodSandboxConfig) -> Result<Namespaces, SpecError> {
+/// Whether it has a cgroup namespace is asked of [`has_cgroup_namespace`].
+pub fn of_container(
+    options: &NamespaceOptions,
+    pod: &PodSandboxConfig,
+    cgroup_namespace: bool,
+) -> Result<Namespaces, SpecError> {
     let field = |name: &str| format!("linux.security_context.namespace_options.{name}");
     let holder = of_holder(pod);
     for (name, mode, of_pod) in [("network", options.network, NEWNET), ("ipc", options.ipc, NEWIPC)] {
@@ -107,7 +112,7 @@ pub fn of_container(options: &NamespaceOptions, pod: &PodSandboxConfig) -> Resul
     }
     let user = user_namespace(options, pod, &field("userns_options"))?;
     let pid = pid_namespace(options, pod, &field("pid"), &field("target_id"))?;
-    let mut own = NEWNS | NEWCGROUP;
+    let mut own = NEWNS | if cgroup_namespace { NEWCGROUP } else { 0 };
     // Stage 2 has a copy of the holder's few mounts, with the pod's /dev/shm among them, and not of the host's table.
     let mut join = NEWNS | holder & !NEWPID;
     match pid {
@@ -118,6 +123,13 @@ pub fn of_container(options: &NamespaceOptions, pod: &PodSandboxConfig) -> Resul
     let (uid_map, gid_map) =
         user.map_or_else(Default::default, |user| (id_map(&user.uids), id_map(&user.gids)));
     Ok(Namespaces { join, own, pid, uid_map, gid_map })
+}
+
+/// Whether a container of the pod gets a cgroup namespace, which hides all groups but its own. As in containerd and in
+/// KEP-2254 there is none on cgroup v1 and for privileged containers: these look after the node's groups. In a user
+/// namespace nobody may mount the node's groups, so that there a privileged one has its own as well.
+pub fn has_cgroup_namespace(unified_cgroups: bool, privileged: bool, pod: &PodSandboxConfig) -> bool {
+    unified_cgroups && (!privileged || pod.security.namespaces.pod_user_namespace().is_some())
 }
 
 fn pid_namespace(
@@ -271,7 +283,7 @@ pub mod tests {
     }
 
     fn of_container_in(asked: &NamespaceOptions, pod: NamespaceOptions) -> Result<Namespaces, SpecError> {
-        of_container(asked, &pod_with(pod))
+        of_container(asked, &pod_with(pod), true)
     }
 
     #[test]
@@ -293,6 +305,22 @@ pub mod tests {
             let error = of_container_in(&asked, options(Pod, Pod, Pod)).unwrap_err().to_string();
             assert!(error.contains(&format!("namespace_options.{part}")), "{error}");
         }
+    }
+
+    #[test]
+    fn cgroup_namespaces() {
+        let plain = pod_with(options(Pod, Container, Pod));
+        let one = (0, 65536, 65536);
+        let user = user_of(Pod, &[one], &[one]);
+        let mapped = pod_with(NamespaceOptions { user: Some(user), ..options(Pod, Container, Pod) });
+        for (unified, privileged, expected) in
+            [(true, false, true), (true, true, false), (false, false, false), (false, true, false)]
+        {
+            assert_eq!(has_cgroup_namespace(unified, privileged, &plain), expected);
+            assert_eq!(has_cgroup_namespace(unified, privileged, &mapped), unified);
+        }
+        let without = of_container(&options(Pod, Container, Pod), &plain, false).unwrap();
+        assert_eq!(without.own, NEWNS | NEWPID);
     }
 
     #[test]

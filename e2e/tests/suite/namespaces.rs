@@ -24,10 +24,12 @@ fn without_a_user_namespace() -> Result<()> {
     same(&holder, &container, &["net", "ipc", "uts"])?;
     differ(&holder, &container, &["mnt", "pid"])?;
     differ(&host, &container, &["mnt", "pid", "net", "uts", "ipc"])?;
-    if scene.agent.is_some() {
-        // Others do without where there is cgroup v1.
+    // Not where there is cgroup v1 (KEP-2254).
+    if unified() {
         differ(&host, &container, &["cgroup"])?;
         differ(&holder, &container, &["cgroup"])?;
+    } else {
+        same(&host, &container, &["cgroup"])?;
     }
     same(&host, &container, &["user"])?;
     differ(&host, &holder, &["net", "ipc", "uts", "mnt"])?;
@@ -44,8 +46,9 @@ fn with_a_user_namespace() -> Result<()> {
     let (pod_id, holder, container) = start(&scene, &pod)?;
     let host = namespaces("self")?;
     same(&holder, &container, &["net", "ipc", "uts", "user"])?;
-    differ(&host, &container, &KINDS)?;
-    differ(&holder, &container, &["mnt", "pid", "cgroup"])?;
+    let kinds = if unified() { &KINDS[..] } else { &KINDS[..6] };
+    differ(&host, &container, kinds)?;
+    differ(&holder, &container, &["mnt", "pid"])?;
 
     // Files of the image belong to the container's root, though the host's ids are others.
     let id = only_container(&scene, &pod_id)?;
@@ -180,6 +183,51 @@ fn the_processes_of_a_target() -> Result<()> {
     ensure!(seen.lines().filter(|line| line.contains("trap")).count() >= 2, "not both containers in\n{seen}");
     scene.remove_pod(&pod_id)?;
     oracle.nothing_left()
+}
+
+/// A privileged container sees the node's cgroups, as agents that look after a node want it; another one its own alone.
+#[test]
+fn cgroups_are_the_node_s_for_privileged_containers() -> Result<()> {
+    let Some(scene) = Scene::any()? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    let mut pod = pod(&scene.dir, "privileged");
+    pod["linux"]["security_context"]["privileged"] = true.into();
+    let pod_id = scene.run_pod(&pod)?;
+    for (name, privileged) in [("with", true), ("without", false)] {
+        let mut container = sleeper(name, BUSYBOX);
+        container["linux"]["security_context"]["privileged"] = privileged.into();
+        container["linux"]["resources"] = serde_json::json!({"memory_limit_in_bytes": 64 << 20});
+        let id = scene.start(&pod_id, &pod, &container)?;
+        let pid = pid_of(&scene.crictl.json(&["inspect", &id])?)?;
+        let ours = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+        let shown = scene.shell(&id, "cat /proc/1/cgroup")?;
+        let limit = |file: &str| format!("test $(cat /sys/fs/cgroup/{file}) = {}", 64 << 20);
+        let hidden = unified() && !privileged;
+        ensure!(shown == if hidden { "0::/" } else { ours.trim() }, "{name}: {shown} is not {ours}");
+        let script = if !unified() {
+            // Without a cgroup namespace either way, but its own groups alone are mounted.
+            limit("memory/memory.limit_in_bytes")
+        } else if privileged {
+            let path = ours.trim().strip_prefix("0::/").context("no cgroup v2")?;
+            // What only the root has not.
+            format!("{} && test ! -e /sys/fs/cgroup/memory.max", limit(&format!("{path}/memory.max")))
+        } else {
+            limit("memory.max")
+        };
+        scene.shell(&id, &script).with_context(|| format!("{name}: {script}"))?;
+        let writable =
+            scene.shell(&id, "awk '$5 ~ \"^/sys/fs/cgroup\" { print $6 }' /proc/self/mountinfo")?;
+        let mode = if privileged { "rw" } else { "ro" };
+        let right = |line: &str| line.split(',').next() == Some(mode);
+        ensure!(!writable.is_empty() && writable.lines().all(right), "{name}: {writable}");
+    }
+    scene.remove_pod(&pod_id)?;
+    oracle.nothing_left()
+}
+
+/// Whether cgroup v2 is all that this host has.
+fn unified() -> bool {
+    std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
 /// What a container did to its mounts and its holder's is gone with it, while the pod goes on.

@@ -188,6 +188,7 @@ impl Taken {
         kept.extend(self.sources.descriptors());
         kept.extend(self.devices.iter().map(|devices| devices.mount.as_raw_fd()));
         kept.extend(self.hidden.descriptors());
+        kept.extend(self.cgroups.descriptors());
         kept.extend(plan.hooks.map(|fd| fd.as_raw_fd()));
         kept.extend(self.hooks.iter().map(AsRawFd::as_raw_fd));
         if let Stdio::Three(three) = plan.stdio {

@@ -1,19 +1,19 @@
 //! The groups of this host: what the agent calls.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use holdfast_model::{ContainerId, DeviceRule, PodId, Resources};
 
 use crate::{
     Driver, DriverSetting, Entry, Error, Location, Made, Mode, Stats, devices,
     error::Failures,
-    files::read_file,
     group, in_force, kill,
     layout::Layout,
     limits::{self, Phase},
-    location::{self, Unit},
-    parse, properties, stats,
-    systemd::{Started, Systemd},
+    location,
+    properties::{self, Known},
+    stats,
+    systemd::Systemd,
 };
 
 /// What a container's group gets beyond CRI's resources.
@@ -31,15 +31,15 @@ pub struct Extra {
 /// to be called from such a thread (many at once: one `spawn_blocking` for all).
 #[derive(Debug, Clone)]
 pub struct Cgroups {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Inner {
-    layout: Layout,
+pub(crate) struct Inner {
+    pub layout: Layout,
     driver: Driver,
     default_parent: String,
-    systemd: Systemd,
+    pub systemd: Systemd,
 }
 
 impl Cgroups {
@@ -112,7 +112,9 @@ impl Cgroups {
         if let Some(unit) = pod.unit()
             && is_new
         {
-            inner.systemd.start(&unit.name, inner.unit_properties(unit, None, resources, None)?).await?;
+            let version = inner.systemd.version().await?;
+            let properties = inner.unit_properties(unit, None, resources, None, version)?;
+            inner.systemd.start(&unit.name, properties).await?;
             made.units.push(unit.name.clone());
         }
         let (path, resources) = (pod.path().to_owned(), resources.cloned());
@@ -143,7 +145,7 @@ impl Cgroups {
             Err(error) => {
                 for unit in &made.units {
                     if let Err(undo) = inner.systemd.stop(unit).await {
-                        tracing::warn!(unit, error = %undo, "undo of a pod's slice");
+                        tracing::warn!(unit, error = holdfast_model::chain(&undo), "undo of a pod's slice");
                     }
                 }
                 Err(error)
@@ -179,80 +181,19 @@ impl Cgroups {
         .await
     }
 
-    /// systemd driver: makes the scope with the waiting process `pid` in it, and sets the limits. Undone on failure,
-    /// which kills the process.
-    pub async fn place(
-        &self,
-        location: &Location,
-        pid: i32,
-        resources: &Resources,
-        extra: Extra,
-    ) -> Result<Entry, Error> {
-        let inner = &self.inner;
-        let resources = &limits::with_swap(resources);
-        inner.check(resources, &extra, Phase::Create)?;
-        let Some(unit) = location.unit() else {
-            return Err(Error::invalid(
-                "cgroup",
-                location,
-                "is not systemd's: it takes processes by its directories",
-            ));
-        };
-        check_pid(pid)?;
-        let properties = inner.unit_properties(unit, Some(pid), Some(resources), Some(&extra))?;
-        if inner.systemd.start(&unit.name, properties.clone()).await? == Started::Existed {
-            // A scope that failed keeps its name until it is reset; ids are unique, so it is of an earlier try.
-            inner.systemd.stop(&unit.name).await?;
-            if inner.systemd.start(&unit.name, properties).await? == Started::Existed {
-                return Err(Error::Job { unit: unit.name.clone(), result: "unit exists".to_owned() });
-            }
-        }
-        let (path, resources) = (location.path().to_owned(), resources.clone());
-        let placed = self.blocking("place a container", move |inner| {
-            inner.join_rest(&path, pid)?;
-            group::enable_controllers(&inner.layout, group::parent(&path))?;
-            inner.fill(&path, &resources, &extra)
-        });
-        match placed.await {
-            Ok(entry) => Ok(entry),
-            Err(error) => {
-                if let Err(undo) = self.remove(location).await {
-                    tracing::warn!(unit = unit.name, error = %undo, "undo of a container's scope");
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// systemd driver: takes over a scope that another OCI runtime has made around `pid`, and sets the limits anew, those
-    /// of ours that it does not know as well.
-    pub async fn adopt(
-        &self,
-        location: &Location,
-        pid: i32,
-        resources: &Resources,
-        extra: Extra,
-    ) -> Result<Entry, Error> {
-        self.inner.check(resources, &extra, Phase::Create)?;
-        check_pid(pid)?;
-        let path = location.path().to_owned();
-        self.blocking("find a container's scope", move |inner| inner.join_rest(&path, pid)).await?;
-        self.update(location, resources).await?;
-        let (path, resources) = (location.path().to_owned(), resources.clone());
-        self.blocking("limit a container's scope", move |inner| inner.fill(&path, &resources, &extra)).await
-    }
-
     /// Opens the descriptors of a container's group that exists.
     pub async fn open(&self, location: &Location) -> Result<Entry, Error> {
         let path = location.path().to_owned();
         self.blocking("open a cgroup", move |inner| group::open(&inner.layout, &path)).await
     }
 
-    /// Changes limits; 0 and empty leave one as it is. A memory limit below what is used is [`Error::BelowUsage`].
+    /// Changes limits; 0 and empty leave one as it is, but for the swap limit: without one of its own it goes with the
+    /// memory limit, as in containerd. A memory limit below what is used is [`Error::BelowUsage`].
     pub async fn update(&self, location: &Location, resources: &Resources) -> Result<(), Error> {
         let inner = &self.inner;
-        let resources = &limits::with_swap(resources);
-        limits::check(resources, inner.layout.mode, Phase::Update)?;
+        let resources = limits::with_swap(resources);
+        limits::check(&resources, inner.layout.mode, Phase::Update)?;
+        let version = if location.unit().is_some() { inner.systemd.version().await? } else { 0 };
         let (path, asked) = (location.path().to_owned(), resources.clone());
         let by_systemd = location.unit().is_some();
         let properties = self
@@ -262,13 +203,13 @@ impl Cgroups {
                     return Ok(Vec::new());
                 }
                 let now = in_force::read(&inner.layout, &path)?;
-                properties::limits(&asked, &now, None, inner.layout.mode)
+                properties::limits(&asked, &now, None, Known { mode: inner.layout.mode, version })
             })
             .await?;
         if let Some(unit) = location.unit() {
             inner.systemd.set(&unit.name, properties).await?;
         }
-        let (path, resources) = (location.path().to_owned(), resources.clone());
+        let path = location.path().to_owned();
         self.blocking("update limits", move |inner| {
             group::enable_controllers(&inner.layout, group::parent(&path))?;
             limits::apply(&inner.layout, &path, &resources, None)
@@ -276,12 +217,12 @@ impl Cgroups {
         .await
     }
 
-    /// Removes a container's group with all below it, from every hierarchy; a scope is stopped. Not being there is
-    /// success. Waits up to 5 s for exiting processes.
+    /// Removes a container's group with all below it, from every hierarchy. Not being there is success. Waits up to 5 s for
+    /// exiting processes; those of a scope are killed.
     pub async fn remove(&self, location: &Location) -> Result<(), Error> {
         // A scope's group goes with its last process, and the unit with it.
         let stopped = match location.unit() {
-            Some(unit) if self.inner.exists(location) => self.inner.systemd.stop(&unit.name).await,
+            Some(unit) if self.inner.exists(location) => self.stop_unit(location, &unit.name).await,
             _ => Ok(()),
         };
         let path = location.path().to_owned();
@@ -291,6 +232,12 @@ impl Cgroups {
             (Err(one), Err(other)) => Err(Error::Remove(Failures(vec![one, other]))),
             (one, other) => one.and(other),
         }
+    }
+
+    /// Stops a scope. Its processes are killed first: systemd would wait 90 s for one that does not mind SIGTERM.
+    pub(crate) async fn stop_unit(&self, location: &Location, unit: &str) -> Result<(), Error> {
+        self.kill(location).await?;
+        self.inner.systemd.stop(unit).await
     }
 
     /// Removes what [`Cgroups::create_pod`] made, as far as nobody else uses it.
@@ -335,11 +282,13 @@ impl Cgroups {
         let mut failures = Vec::new();
         for path in found {
             let location = Location::group(&path)?;
-            failures.extend(self.kill(&location).await.err());
             // systemd makes the group of a slice anew that was removed behind its back.
-            if self.inner.driver == Driver::Systemd && is_unit(&path) {
-                failures.extend(self.inner.systemd.stop(leaf(&path)).await.err());
-            }
+            let ended = if self.inner.driver == Driver::Systemd && is_unit(&path) {
+                self.stop_unit(&location, leaf(&path)).await
+            } else {
+                self.kill(&location).await
+            };
+            failures.extend(ended.err());
             let remove = move |inner: &Inner| group::remove(&inner.layout, &path);
             failures.extend(self.blocking("remove cgroups by name", remove).await.err());
         }
@@ -367,7 +316,7 @@ impl Cgroups {
         Ok(in_force::in_words_of(self.in_force(location)?, asked, self.mode()))
     }
 
-    async fn blocking<T: Send + 'static>(
+    pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         what: &'static str,
         work: impl FnOnce(&Inner) -> Result<T, Error> + Send + 'static,
@@ -378,7 +327,7 @@ impl Cgroups {
 }
 
 impl Inner {
-    fn check(&self, resources: &Resources, extra: &Extra, phase: Phase) -> Result<(), Error> {
+    pub(crate) fn check(&self, resources: &Resources, extra: &Extra, phase: Phase) -> Result<(), Error> {
         limits::check(resources, self.layout.mode, phase)?;
         devices::check(&extra.devices)?;
         match extra.pids_limit {
@@ -396,28 +345,8 @@ impl Inner {
         hierarchy.is_some_and(|hierarchy| hierarchy.dir(location.path()).exists())
     }
 
-    fn unit_properties(
-        &self,
-        unit: &Unit,
-        pid: Option<i32>,
-        resources: Option<&Resources>,
-        extra: Option<&Extra>,
-    ) -> Result<Vec<crate::systemd::Property>, Error> {
-        let mode = self.layout.mode;
-        let mut all = properties::unit(unit, pid);
-        // Without a word from us systemd would limit it to DefaultTasksMax.
-        let pids_limit = extra.and_then(|extra| extra.pids_limit).or(Some(-1));
-        let resources = resources.cloned().unwrap_or_default();
-        all.extend(properties::limits(&resources, &Resources::default(), pids_limit, mode)?);
-        if let Some(extra) = extra {
-            let proc_devices = read_file(Path::new("/proc/devices")).unwrap_or_default();
-            all.extend(properties::devices(&extra.devices, mode, &proc_devices));
-        }
-        Ok(all)
-    }
-
     /// Limits, devices, descriptors.
-    fn fill(&self, path: &str, resources: &Resources, extra: &Extra) -> Result<Entry, Error> {
+    pub(crate) fn fill(&self, path: &str, resources: &Resources, extra: &Extra) -> Result<Entry, Error> {
         limits::apply(&self.layout, path, resources, extra.pids_limit)?;
         if self.layout.mode == Mode::V2 {
             if let Some(dir) = self.layout.open("", path)? {
@@ -428,32 +357,6 @@ impl Inner {
         }
         group::open(&self.layout, path)
     }
-
-    /// Checks that systemd put the process where we expect it. On v1 systemd knows only some hierarchies: the process
-    /// joins the rest here.
-    fn join_rest(&self, path: &str, pid: i32) -> Result<(), Error> {
-        let text = read_file(Path::new(&format!("/proc/{pid}/cgroup")))?;
-        let found = parse::memberships(&text);
-        let is_in = |hierarchy: &crate::layout::Hierarchy| {
-            found
-                .iter()
-                .find(|membership| match membership.controllers.first() {
-                    None => hierarchy.unified,
-                    Some(first) => hierarchy.controllers.iter().any(|name| name == first),
-                })
-                .is_some_and(|membership| kill::is_within(membership.path, path))
-        };
-        let reference = self.layout.of(if self.layout.mode == Mode::V2 { "" } else { "name=systemd" });
-        if !reference.is_some_and(is_in) {
-            let found = found.first().map_or("", |membership| membership.path).to_owned();
-            return Err(Error::Misplaced { pid, expected: path.to_owned(), found });
-        }
-        for hierarchy in self.layout.hierarchies.iter().filter(|hierarchy| !is_in(hierarchy)) {
-            group::make_path(hierarchy, path, false, &mut Vec::new())?;
-            crate::files::GroupDir::open(hierarchy.dir(path))?.write("cgroup.procs", pid.to_string())?;
-        }
-        Ok(())
-    }
 }
 
 fn leaf(path: &str) -> &str {
@@ -463,12 +366,4 @@ fn leaf(path: &str) -> &str {
 /// The group is that of a unit of systemd.
 fn is_unit(path: &str) -> bool {
     [".slice", ".scope"].iter().any(|ending| leaf(path).ends_with(ending))
-}
-
-/// 0 and -1 are not processes, and 1 is the host's.
-fn check_pid(pid: i32) -> Result<(), Error> {
-    if pid <= 1 {
-        return Err(Error::invalid("pid", pid, "is no container's"));
-    }
-    Ok(())
 }

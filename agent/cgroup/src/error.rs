@@ -100,6 +100,22 @@ pub enum Error {
     /// Several removals failed; the others were done.
     #[error("remove cgroup: {0}")]
     Remove(Failures),
+    /// systemd takes a value not, and says which.
+    #[error("systemd: {operation} {unit} was refused: {text}")]
+    Refused {
+        /// `StartTransientUnit` ...
+        operation: &'static str,
+        /// Of which unit.
+        unit: String,
+        /// systemd's own words.
+        text: String,
+    },
+    /// The process that was to be placed has ended meanwhile.
+    #[error("process {pid}, which was to be placed in a cgroup, has ended")]
+    Ended {
+        /// Its number of before.
+        pid: i32,
+    },
     /// A call to systemd failed.
     #[error("systemd: {operation} {unit}")]
     Dbus {
@@ -165,7 +181,7 @@ impl Error {
     /// Whose fault it is.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::InvalidArgument { .. } | Self::NoController { .. } => Kind::Invalid,
+            Self::InvalidArgument { .. } | Self::NoController { .. } | Self::Refused { .. } => Kind::Invalid,
             Self::NotFound { .. } => Kind::NotFound,
             Self::BelowUsage { .. } | Self::InUse { .. } => Kind::Precondition,
             Self::KillTimeout { .. } | Self::Timeout { .. } => Kind::Timeout,

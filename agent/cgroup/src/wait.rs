@@ -60,18 +60,17 @@ fn is_populated(events: &OwnedFd) -> rustix::io::Result<bool> {
 pub(crate) fn until_ended(processes: &[OwnedFd], limit: Duration) -> Result<(), Error> {
     let deadline = Instant::now() + limit;
     for process in processes {
-        let mut watched = [PollFd::new(process, PollFlags::IN)];
-        if !poll_until(&mut watched, deadline).map_err(|errno| Error::io("poll", "pidfd", errno))? {
+        if !has_ended(process, deadline.saturating_duration_since(Instant::now()))? {
             break;
         }
     }
     Ok(())
 }
 
-/// Whether the process of a pidfd has ended.
-pub(crate) fn has_ended(pidfd: impl AsFd) -> Result<bool, Error> {
-    let mut watched = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
-    poll_until(&mut watched, Instant::now()).map_err(|errno| Error::io("poll", "pidfd", errno))
+/// Whether the process of a pidfd ends within `limit`.
+pub(crate) fn has_ended(process: impl AsFd, limit: Duration) -> Result<bool, Error> {
+    holdfast_sys::pidfd::wait_exit(process, limit)
+        .map_err(|error| Error::io("wait for a process by its", "pidfd", error))
 }
 
 fn poll_until(watched: &mut [PollFd<'_>], deadline: Instant) -> rustix::io::Result<bool> {

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use holdfast_cgroup::{Entry, Extra};
+use holdfast_cgroup::{Entry, Extra, Process};
 use holdfast_model::{ContainerConfig, ContainerId, Image, NamespaceMode, PodSandboxConfig, SecurityProfile};
 use holdfast_pod::{
     holder::Holder,
@@ -404,7 +404,14 @@ impl Runtime {
         let answer = answers.next("Create", CREATE_LIMIT).await.map_err(failed)?;
         match answer {
             Answer::Created(created) => Ok(created),
-            Answer::Placing { pid } if systemd => self.place(plan, shim, &mut answers, pid, failed).await,
+            Answer::Placing { pid } if systemd => {
+                let Some(process) = child_of_shim(container, pid).await? else {
+                    // It has ended: the shim says of what.
+                    answers.next("Create", CREATE_LIMIT).await.map_err(failed)?;
+                    return Err(failed(ShimError::Unexpected { request: "Create" }));
+                };
+                self.place(plan, shim, &mut answers, &process, failed).await
+            }
             _ => Err(failed(ShimError::Unexpected { request: "Create" })),
         }
     }
@@ -415,16 +422,16 @@ impl Runtime {
         plan: &Plan,
         shim: &Shim,
         answers: &mut Answers<'_>,
-        pid: i32,
+        process: &Process,
         failed: impl Fn(ShimError) -> Error,
     ) -> Result<Created, Error> {
         let (cgroup, resources) = (&plan.record.cgroup, &plan.record.resources);
         let extra = plan.extra(self.config.runtime.pids_limit);
         // Another runtime has asked systemd itself.
         let placed = if plan.record.runtime.is_some() {
-            self.cgroups.adopt(cgroup, pid, resources, extra).await
+            self.cgroups.adopt(cgroup, process, resources, extra).await
         } else {
-            self.cgroups.place(cgroup, pid, resources, extra).await
+            self.cgroups.place(cgroup, process, resources, extra).await
         };
         let entry =
             placed.map_err(|source| Error::Cgroup { operation: "make scope of container", source })?;
@@ -487,6 +494,18 @@ impl Runtime {
         let dir = container.dir.clone();
         blocking(move || remove_tree(&dir)).await
     }
+}
+
+/// The process of which a shim has told by its number: a child of the shim. `None`: that one has ended.
+async fn child_of_shim(container: &Container, pid: i32) -> Result<Option<Process>, Error> {
+    let shim = container.record.get().shim.as_ref().map_or(0, |shim| shim.pid);
+    let opened = blocking(move || holdfast_sys::proc::open_child(pid, shim)).await;
+    let pidfd = opened.map_err(|source| Error::Io {
+        operation: "open a pidfd of the first process of",
+        path: container.dir.clone(),
+        source: source.into(),
+    })?;
+    Ok(pidfd.map(|pidfd| Process { pid, pidfd }))
 }
 
 impl Plan {

@@ -136,11 +136,12 @@ impl Runtime {
             tracing::warn!(container_id = %container.id, error = %error.chain(), "what an OCI runtime has of an exited container");
         }
         if let Err(error) = self.cgroups.remove(&container.record.get().cgroup).await {
-            tracing::warn!(container_id = %container.id, %error, "cgroup of an exited container stays until it is removed");
+            let error = holdfast_model::chain(&error);
+            tracing::warn!(container_id = %container.id, error, "cgroup of an exited container stays until it is removed");
         }
         let run_dir = self.run_dir(&container.id);
         if let Err(error) = blocking(move || remove_tree(&run_dir)).await {
-            tracing::warn!(container_id = %container.id, %error, "run directory of an exited container");
+            tracing::warn!(container_id = %container.id, error = %error.chain(), "run directory of an exited container");
         }
     }
 

@@ -31,4 +31,5 @@ mod run;
 mod security_modules;
 mod serve;
 mod streaming;
+mod systemd;
 mod walk;

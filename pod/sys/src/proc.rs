@@ -42,12 +42,15 @@ pub fn start_time(pid: i32) -> Result<u64> {
     })
 }
 
-/// Field 22. Field 2 is the command's name in parentheses, which may itself hold spaces, parentheses and newlines:
-/// what follows the last `)` is fields 3 and on.
 fn start_time_in(stat: &[u8]) -> Option<u64> {
-    const FIELDS_BEFORE: usize = 22 - 3;
+    field_in(stat, 22)
+}
+
+/// A field from 3 on. Field 2 is the command's name in parentheses, which may itself hold spaces, parentheses and
+/// newlines: what follows the last `)` is fields 3 and on.
+fn field_in(stat: &[u8], field: usize) -> Option<u64> {
     let rest = &stat[stat.iter().rposition(|byte| *byte == b')')? + 1..];
-    std::str::from_utf8(rest).ok()?.split_ascii_whitespace().nth(FIELDS_BEFORE)?.parse().ok()
+    std::str::from_utf8(rest).ok()?.split_ascii_whitespace().nth(field - 3)?.parse().ok()
 }
 
 /// Opens the process of this pid if it is the one that started then. `None`: that one is gone. The process may
@@ -63,6 +66,24 @@ pub fn open_identified(pid: i32, start_time: u64) -> Result<Option<OwnedFd>> {
         Ok(now) => Ok((now == start_time).then_some(fd)),
         Err(e) if e.is(Errno::SRCH) || e.is(Errno::NOENT) => Ok(None),
         Err(e) => Err(e),
+    }
+}
+
+/// Opens the process of this pid if it is a child of `parent`, which is how a number that the parent told of is known to
+/// mean that child still. `None`: it has been reaped.
+pub fn open_child(pid: i32, parent: i32) -> Result<Option<OwnedFd>> {
+    const FIELD: usize = 4;
+    // The descriptor first, as in open_identified.
+    let fd = match pidfd::open(pid) {
+        Ok(fd) => fd,
+        Err(e) if e.is(Errno::SRCH) || e.is(Errno::INVAL) || e.is(Errno::NOENT) => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let path = format!("/proc/{pid}/stat");
+    match fs::read(&path) {
+        Ok(stat) => Ok((field_in(&stat, FIELD) == u64::try_from(parent).ok()).then_some(fd)),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)) => Ok(None),
+        Err(e) => Err(CallError::new(format!("read(\"{path}\")"), e)),
     }
 }
 
@@ -105,6 +126,20 @@ mod tests {
         child.wait().unwrap();
         assert!(process.open().unwrap().is_none());
         assert!(open_identified(-1, 0).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_child_is_known_by_its_parent() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let fd = open_child(pid, own).unwrap().unwrap();
+        assert_eq!(pidfd::pid_of(&fd).unwrap(), Some(pid));
+        assert!(open_child(pid, 1).unwrap().is_none());
+        assert!(open_child(own, own).unwrap().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(open_child(pid, own).unwrap().is_none());
     }
 
     #[test]

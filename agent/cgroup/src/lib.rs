@@ -28,7 +28,7 @@ pub use cgroups::{Cgroups, Extra};
 pub use error::{Error, Failures, Kind};
 pub use group::{Entry, Made};
 pub use layout::Mode;
-pub use limits::shares_to_weight;
+pub use limits::{shares_to_weight, with_swap};
 pub use location::{Driver, DriverSetting, Location, SCOPE_PREFIX};
 pub use parse::{Psi, PsiData};
 pub use scope::Process;

@@ -27,7 +27,7 @@ pub(crate) enum Phase {
 }
 
 /// Without a limit of memory and swap the memory limit is it: the container does not swap, as with containerd.
-pub(crate) fn with_swap(asked: &Resources) -> Resources {
+pub fn with_swap(asked: &Resources) -> Resources {
     let mut resources = asked.clone();
     if resources.memory_swap_limit_bytes == 0 {
         resources.memory_swap_limit_bytes = resources.memory_limit_bytes;

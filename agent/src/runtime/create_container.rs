@@ -154,7 +154,7 @@ impl Runtime {
             cgroup,
             stop_signal: built.stop_signal,
             log_path: log_files::path(&pod_record.config, &config)?,
-            resources: config.resources.clone(),
+            resources: holdfast_cgroup::with_swap(&config.resources),
             started_at_ns: 0,
             exit: None,
             runtime,

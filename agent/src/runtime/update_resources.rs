@@ -6,9 +6,12 @@ use holdfast_pod::protocol::Phase;
 use super::{Error, Runtime, error::phase_name};
 
 impl Runtime {
-    /// Changes the limits of a container that has not exited. Fields that are 0 or empty stay as they are.
+    /// Changes the limits of a container that has not exited. Fields that are 0 or empty stay as they are, but for the swap
+    /// limit beside a memory limit.
     pub async fn update_container_resources(&self, id: &str, resources: Resources) -> Result<(), Error> {
         let container = self.container(id)?;
+        // The status tells what is in force.
+        let resources = holdfast_cgroup::with_swap(&resources);
         let runtime = self.clone();
         self.detached(async move {
             let _life = container.life.lock().await;

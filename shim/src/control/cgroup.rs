@@ -92,7 +92,12 @@ impl Cgroup {
 
     /// Lets what was killed die: a process that the v1 freezer holds does not.
     pub fn thaw(&self) {
-        self.tasks.iter().filter_map(group_of).for_each(cgroup::thaw);
+        // Of a dozen hierarchies one has the file.
+        let frozen = |tasks: &&OwnedFd| {
+            fs::read_link(of_descriptor(tasks))
+                .is_ok_and(|tasks| tasks.with_file_name("freezer.state").exists())
+        };
+        self.tasks.iter().filter(frozen).filter_map(group_of).for_each(cgroup::thaw);
     }
 }
 

@@ -31,6 +31,7 @@ impl Default for Case {
             apparmor_default: None,
             selinux: None,
             groups: u32::MAX,
+            writable_sysctls: true,
             features: crate::Features { recursive_read_only_mounts: true, user_namespaces: true },
         };
         Self {

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use rustix::fs::StatVfsMountFlags;
+
 use crate::{caps::CapSet, selinux::Contexts};
 
 /// Facts about the node, looked up once. They do not change while the agent runs.
@@ -23,6 +25,8 @@ pub struct HostFacts {
     pub selinux: Option<Contexts>,
     /// How many groups there are from 0 on: not all of them in a user namespace.
     pub groups: u32,
+    /// /proc/sys may be written to: not where we run in somebody's container, or under ProtectKernelTunables.
+    pub writable_sysctls: bool,
     /// What Status tells the kubelet.
     pub features: Features,
 }
@@ -53,6 +57,8 @@ impl HostFacts {
             apparmor_default: None,
             selinux: Contexts::detect(),
             groups: groups(&read("/proc/self/gid_map")),
+            writable_sysctls: rustix::fs::statvfs("/proc/sys")
+                .is_ok_and(|facts| !facts.f_flag.contains(StatVfsMountFlags::RDONLY)),
             features: Features {
                 recursive_read_only_mounts: kernel >= (5, 12),
                 user_namespaces: kernel >= (5, 19) && max_user_namespaces > 0,

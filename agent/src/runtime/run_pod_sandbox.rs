@@ -209,10 +209,12 @@ impl Runtime {
         }
     }
 
+    /// What nobody asked for fails no pod where it cannot be had.
     fn sysctl_defaults(&self) -> sysctl::Defaults {
+        let (config, possible) = (&self.config.runtime, self.host.writable_sysctls);
         sysctl::Defaults {
-            unprivileged_ports: self.config.runtime.enable_unprivileged_ports,
-            unprivileged_icmp: self.config.runtime.enable_unprivileged_icmp,
+            unprivileged_ports: possible && config.enable_unprivileged_ports,
+            unprivileged_icmp: possible && config.enable_unprivileged_icmp,
             groups: self.host.groups,
         }
     }

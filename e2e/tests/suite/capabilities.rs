@@ -195,6 +195,12 @@ fn a_profile_is_kept_from_the_start_on() -> Result<()> {
     fs::remove_file(&file)?;
     filtered(&scene, "without its file")?;
     if scene.agent.is_some() {
+        // From the first exec on none reads the disk.
+        let launch = scene.agent()?.settings.root().join("containers").join(&id).join("launch.json");
+        let elsewhere = launch.with_extension("away");
+        fs::rename(&launch, &elsewhere)?;
+        filtered(&scene, "from memory")?;
+        fs::rename(&elsewhere, &launch)?;
         scene.agent()?.crash()?;
         filtered(&scene, "without its file, after a restart")?;
     }

@@ -7,11 +7,13 @@ use std::{
 };
 
 use holdfast_cri::holdfast::{self as wire, images_server::Images};
-use holdfast_image::{Error, ErrorKind, ImportSource, Progress, Store};
+use holdfast_image::{ImportSource, Progress, Store};
 use holdfast_model::{Credentials, Image};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Response, Status, Streaming, codegen::BoxStream};
+use tonic::{Request, Response, Status, Streaming, codegen::BoxStream};
+
+use super::image::failed;
 
 /// A client that sends nothing for so long is given up, so that an import never waits for ever.
 const IMPORT_IDLE: Duration = Duration::from_mins(1);
@@ -47,7 +49,8 @@ impl Images for ImagesServer {
         let reader = Box::new(ChunkReader { chunks, current: Vec::new(), position: 0, ended: false });
         let imported = self.store.import(ImportSource::Reader(reader), name).await;
         feeder.abort();
-        let images = imported.map_err(|error| failed("Import", &error))?;
+        let images =
+            imported.map_err(|source| failed("Import", "import an image archive".to_owned(), source))?;
         Ok(Response::new(wire::ImportResponse {
             images: images.iter().map(|image| to_wire(image)).collect(),
         }))
@@ -79,7 +82,7 @@ impl Images for ImagesServer {
             };
             let last = pulled
                 .map(|image| wire::PullResponse { progress: None, image: Some(to_wire(&image)) })
-                .map_err(|error| failed("Pull", &error));
+                .map_err(|source| failed("Pull", format!("pull image {reference:?}"), source));
             let _ = messages.send(last).await;
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
@@ -162,30 +165,6 @@ fn to_wire(image: &Image) -> wire::Image {
         repo_tags: image.repo_tags.clone(),
         repo_digests: image.repo_digests.clone(),
         size_bytes: image.size_bytes,
-    }
-}
-
-/// Logs an error once, with its chain, and turns it into the answer.
-fn failed(rpc: &'static str, error: &Error) -> Status {
-    let message = holdfast_model::chain(error);
-    let code = code(error.kind());
-    tracing::error!(rpc, ?code, error = %message, "request failed");
-    Status::new(code, message)
-}
-
-fn code(kind: ErrorKind) -> Code {
-    match kind {
-        ErrorKind::InvalidReference | ErrorKind::Unsupported | ErrorKind::Corrupt => Code::InvalidArgument,
-        ErrorKind::NotFound => Code::NotFound,
-        ErrorKind::Unauthenticated => Code::Unauthenticated,
-        ErrorKind::Denied => Code::PermissionDenied,
-        ErrorKind::Unavailable => Code::Unavailable,
-        ErrorKind::DataLoss => Code::DataLoss,
-        ErrorKind::DeadlineExceeded => Code::DeadlineExceeded,
-        ErrorKind::TooLarge => Code::ResourceExhausted,
-        ErrorKind::Config => Code::FailedPrecondition,
-        ErrorKind::Cancelled => Code::Cancelled,
-        ErrorKind::Io => Code::Internal,
     }
 }
 

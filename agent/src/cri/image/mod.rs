@@ -40,7 +40,7 @@ impl ImageServer {
 }
 
 /// An error of the store, as an answer.
-fn failed(rpc: &'static str, operation: String, source: holdfast_image::Error) -> Status {
+pub(super) fn failed(rpc: &'static str, operation: String, source: holdfast_image::Error) -> Status {
     status::status(rpc, &Error::Image { operation, source })
 }
 

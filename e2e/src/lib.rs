@@ -12,6 +12,7 @@ pub mod place;
 pub mod process;
 pub mod registry;
 pub mod scene;
+mod server;
 pub mod shelf;
 pub mod specs;
 pub mod terminal;

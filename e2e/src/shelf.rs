@@ -13,9 +13,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
-    hostile::{Server, send},
     place, process,
     registry::{blob, digest_of, read_json},
+    server::{Server, send},
 };
 
 /// What lies on it, by the last part of its path: a tag or a digest.

@@ -180,8 +180,15 @@ fn a_mirror_that_sends_its_web_page() -> Result<()> {
 fn how_a_container_calls_its_image() -> Result<()> {
     let Some(scene) = Scene::any()? else { return Ok(()) };
     let crictl = &scene.crictl;
-    let (tag, digest) = (scene.registry.image("layers:1"), digest_of(GZIP)?);
-    let by_digest = scene.registry.image(&format!("layers@{digest}"));
+    let shelf = Shelf::open()?;
+    // Nobody else has this one, under other names.
+    let (mut manifest, mut config) = test_image(GZIP)?;
+    config["config"]["Labels"] = json!({ "of": "this test alone" });
+    manifest["config"] = shelf.blob(config.to_string().as_bytes())?;
+    manifest["config"]["mediaType"] = OCI_CONFIG.into();
+    let digest = shelf.manifest("called", OCI_MANIFEST, &manifest)?["digest"].clone();
+    let tag = shelf.image("called");
+    let by_digest = format!("{}/found@{}", shelf.address(), digest.as_str().unwrap_or_default());
     let id = |name: &str| -> Result<String> {
         crictl.ok(&["pull", name])?;
         let image = crictl.json(&["inspecti", name])?;

@@ -107,7 +107,9 @@ pub(crate) fn limits(
         let first = |one: i64, other: i64| if one == 0 { other } else { one };
         let period = first(first(asked.cpu_period_us, now.cpu_period_us), DEFAULT_PERIOD_US);
         let quota = first(asked.cpu_quota_us, now.cpu_quota_us);
-        bandwidth(quota, period, known).into_iter().for_each(|(name, value)| number(name, value));
+        for (name, value) in bandwidth(quota, period, known) {
+            number(name, value);
+        }
     }
     if asked.memory_limit_bytes != 0 {
         number(if v2 { MEMORY_MAX } else { MEMORY_LIMIT }, finite(asked.memory_limit_bytes));

@@ -227,7 +227,7 @@ async fn listen(mut ends: SignalStream<'static>, waiting: Arc<Waiting>) {
         match message.body().deserialize::<(u32, OwnedObjectPath, String, String)>() {
             Ok((_, job, unit, result)) => waiting.tell(&unit, &(job, result)),
             Err(error) => {
-                tracing::debug!(error = holdfast_model::chain(&error), "JobRemoved of another kind")
+                tracing::debug!(error = holdfast_model::chain(&error), "JobRemoved of another kind");
             }
         }
     }

@@ -178,6 +178,7 @@ const UNIT_PATH: &str = "/org/freedesktop/systemd1/unit/active";
 
 struct ActiveUnit;
 
+#[expect(clippy::unused_self, reason = "an interface's methods have one")]
 #[zbus::interface(name = "org.freedesktop.systemd1.Unit")]
 impl ActiveUnit {
     #[zbus(property)]
@@ -188,6 +189,11 @@ impl ActiveUnit {
 
 type Properties = Vec<(String, OwnedValue)>;
 
+#[expect(
+    clippy::unused_self,
+    clippy::needless_pass_by_value,
+    reason = "an interface's methods have one, and own their arguments"
+)]
 #[zbus::interface(name = "org.freedesktop.systemd1.Manager")]
 impl Manager {
     fn subscribe(&self) {
@@ -198,10 +204,11 @@ impl Manager {
         &self,
         #[zbus(signal_emitter)] emitter: SignalEmitter<'_>,
         unit: String,
-        _mode: String,
-        _properties: Properties,
-        _aux: Vec<(String, Properties)>,
+        mode: String,
+        properties: Properties,
+        aux: Vec<(String, Properties)>,
     ) -> Result<OwnedObjectPath, Refusal> {
+        assert!(mode == "replace" && properties.is_empty() && aux.is_empty());
         if unit.starts_with("there") {
             self.record("StartTransientUnit");
             return Err(Refusal::UnitExists(format!("Unit {unit} was already loaded")));
@@ -213,8 +220,9 @@ impl Manager {
         &self,
         #[zbus(signal_emitter)] emitter: SignalEmitter<'_>,
         unit: String,
-        _mode: String,
+        mode: String,
     ) -> Result<OwnedObjectPath, Refusal> {
+        assert_eq!(mode, "replace");
         if unit.starts_with("nobody") {
             self.record("StopUnit");
             return Err(Refusal::NoSuchUnit(format!("Unit {unit} not loaded.")));
@@ -222,12 +230,13 @@ impl Manager {
         Ok(self.queue("StopUnit", &unit, &emitter).await)
     }
 
-    fn set_unit_properties(&self, _unit: String, _runtime: bool, properties: Properties) -> fdo::Result<()> {
+    fn set_unit_properties(&self, unit: String, runtime: bool, properties: Properties) -> fdo::Result<()> {
+        assert!(unit.contains("a.") && runtime);
         self.record("SetUnitProperties");
-        match properties.iter().any(|(name, _)| name == "Bad") {
-            true => Err(fdo::Error::InvalidArgs("Bad= is out of range".to_owned())),
-            false => Ok(()),
+        if properties.into_iter().any(|(name, _)| name == "Bad") {
+            return Err(fdo::Error::InvalidArgs("Bad= is out of range".to_owned()));
         }
+        Ok(())
     }
 
     fn get_unit(&self, unit: String) -> Result<OwnedObjectPath, Refusal> {

@@ -127,8 +127,10 @@ fn qemu(system: &System, accelerator: Accelerator, kernel: &str) -> Command {
     command.args(["-accel", accel, "-cpu", "max", "-smp", "2", "-m", "3072", "-nic", "none", "-no-reboot"]);
     command.args(["-display", "none", "-monitor", "none", "-serial", "stdio"]);
     command.arg("-kernel").arg(&system.kernel).arg("-initrd").arg(&system.initrd);
-    // On a busy machine the emulated timer comes too late for the kernel's check of it, which then panics.
-    let base = "root=/dev/vda rw console=ttyS0 panic=-1 no_timer_check systemd.show_status=false hugepages=32";
+    // On a busy machine the emulated timer comes too late for the kernel's check of it, which then panics, and udev takes
+    // longer for the second disk than systemd waits for it, which then starts nothing.
+    let base = "root=/dev/vda rw console=ttyS0 panic=-1 no_timer_check systemd.show_status=false \
+                systemd.default_device_timeout_sec=900 hugepages=32";
     command.arg("-append").arg(format!("{base} {kernel}"));
     command.stdin(Stdio::null());
     command

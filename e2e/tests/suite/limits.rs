@@ -131,10 +131,11 @@ fn groups_below_end_with_their_container() -> Result<()> {
         security["privileged"] = true.into();
         security["namespace_options"]["pid"] = mode.into();
         let pod_id = scene.run_pod(&pod)?;
-        // By whatever path the group is seen, with a cgroup namespace and without, v1 and v2.
+        // The group is where we are, by whatever path it is seen: with a cgroup namespace or without, v1 or v2.
         let script = format!(
             "v1=$(sed -n 's/^[0-9]*:pids://p' /proc/self/cgroup); v2=$(sed -n 's/^0:://p' /proc/self/cgroup); \
-             if [ -d /sys/fs/cgroup/pids ]; then g=/sys/fs/cgroup/pids$v1; else g=/sys/fs/cgroup$v2; fi; \
+             cd /sys/fs/cgroup; for g in ./pids$v1 ./pids .$v2 .; do \
+             grep -qx $$ $g/cgroup.procs 2>/dev/null && break; done; \
              mkdir $g/below || exit 9; setsid sleep {marker} & echo $! >$g/below/cgroup.procs || exit 8; exit 5"
         );
         let mut spec = container("main", BUSYBOX, &["sh", "-c", &script]);

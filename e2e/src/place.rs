@@ -25,6 +25,16 @@ pub fn crictl() -> PathBuf {
     cache().join("tools/crictl")
 }
 
+/// A client with an old grpc-go; absent where nothing was prepared.
+pub fn old_grpc_go() -> PathBuf {
+    cache().join("tools/old-grpc-go")
+}
+
+/// A folder of Python's own with the packages of gRPC, and `modules` in it; absent in the virtual machine.
+pub fn python() -> PathBuf {
+    cache().join("python")
+}
+
 /// The conformance tests of CRI.
 pub fn critest() -> PathBuf {
     cache().join("tools/critest")

@@ -8,6 +8,7 @@ mod limit;
 mod runtime;
 mod serve;
 mod status;
+mod transport;
 
 use image::ImageServer;
 use runtime::RuntimeServer;

@@ -12,6 +12,7 @@ use super::{
     ImageServer, RuntimeServer,
     images::ImagesServer,
     limit::{MAX_REQUEST, TooLargeLayer},
+    transport::Connection,
 };
 use crate::runtime::Runtime;
 
@@ -47,6 +48,7 @@ async fn serve_on(
         ImageServiceServer::new(ImageServer::new(runtime.clone())).max_decoding_message_size(MAX_REQUEST);
     let own_images = ImagesServiceServer::new(ImagesServer::new(runtime.images().clone()))
         .max_decoding_message_size(MAX_REQUEST);
+    let connections = connections.map(|stream| stream.map(Connection::from));
     Server::builder()
         .layer(TooLargeLayer)
         .add_service(runtime_service)

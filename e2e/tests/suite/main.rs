@@ -7,6 +7,7 @@ mod bad_input;
 mod bad_registry;
 mod capabilities;
 mod cdi;
+mod clients;
 mod cni;
 mod devices;
 mod escape;

@@ -28,6 +28,7 @@ pub const TESTS: &[&str] = &[
     "nftables",
     "pkg-config",
     "protobuf-compiler",
+    "python3-venv",
     "util-linux",
     "zstd",
 ];

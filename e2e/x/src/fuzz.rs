@@ -10,7 +10,8 @@ use crate::{
 };
 
 /// The folder above `fuzz/`, and its targets.
-const TARGETS: &[(&str, &[&str])] = &[("agent/streaming", &["frame", "headers"])];
+const TARGETS: &[(&str, &[&str])] =
+    &[("agent/authority", &["authority"]), ("agent/streaming", &["frame", "headers"])];
 
 /// What `cargo x fuzz` is told.
 #[derive(Debug)]

@@ -18,6 +18,10 @@ use crate::{
 pub const CRI_TOOLS: &str = "v1.36.0";
 /// Version of runc, which the tests name in a RuntimeClass handler.
 const RUNC: &str = "v1.5.2";
+/// Changed when the old client's module changes.
+const OLD_GRPC_GO: &str = "v1.60.1";
+/// What pip installs.
+const GRPCIO: &str = "grpcio==1.85.3 grpcio-tools==1.85.1";
 const CRI_API: &str = "v0.37.2";
 
 /// Makes all tools that the tests name.
@@ -25,7 +29,42 @@ pub fn prepare(work: &Work) -> Result<()> {
     unpacked(work, "docker-registry")?;
     cni(work)?;
     crictl(work)?;
+    old_grpc_go(work)?;
+    grpcio(work)?;
     runc(work).map(drop)
+}
+
+/// A client with the gRPC that kubelets before 1.31 were built with.
+fn old_grpc_go(work: &Work) -> Result<()> {
+    let source = work.repo.join("e2e/tests/clients/grpc-go");
+    once(&work.tools().join("old-grpc-go.stamp"), OLD_GRPC_GO, || {
+        step("building a client with an old grpc-go", || {
+            let log = work.dir("logs")?.join("old-grpc-go.log");
+            let mut build = go(&source, ["build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o"]);
+            quiet(build.arg(work.tools().join("old-grpc-go")).arg("."), &log)
+        })
+    })
+}
+
+/// Python's gRPC, which is built on the C core, in a folder of its own, with modules made from our api.proto. Not among
+/// the tools: those go into the virtual machine, which has another Python or none.
+fn grpcio(work: &Work) -> Result<()> {
+    let dir = work.dir("python")?;
+    let log = work.dir("logs")?.join("grpcio.log");
+    let python = dir.join("bin/python3");
+    once(&work.cache.join("python.stamp"), GRPCIO, || {
+        step(&format!("installing Python's {GRPCIO}"), || {
+            quiet(command("python3", ["-m", "venv", "--clear"]).arg(&dir), &log)?;
+            let pip =
+                ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"];
+            quiet(command(&python, pip).args(GRPCIO.split(' ')), &log)
+        })
+    })?;
+    let mut protoc = command(&python, ["-m", "grpc_tools.protoc", "--proto_path"]);
+    protoc.arg(work.repo.join("agent/cri/proto"));
+    let modules = work.dir("python/modules")?;
+    protoc.arg("--python_out").arg(&modules).arg("--grpc_python_out").arg(&modules);
+    quiet(protoc.arg("api.proto"), &log)
 }
 
 /// Builds runc, and returns its path.

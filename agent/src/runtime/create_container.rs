@@ -27,7 +27,7 @@ use super::{
     blocking::{blocking, make_dir, now_ns, remove_tree},
     kept, levels, log_files,
     names::{Reservation, Reserved},
-    object::{Container, Kept, Pod},
+    object::{Container, ContainerName, Kept, Pod},
     pod_files,
     record::{self, ContainerRecord, PodRecord, ProcessName},
     run_pod_sandbox::pod_hostname,
@@ -76,10 +76,10 @@ impl Runtime {
         let Some(holder) = pod.holder().filter(|_| pod.is_ready()) else {
             return Err(Error::PodNotReady { id: pod.id.to_string() });
         };
-        let wanted = format!("{}_{}_{}", config.metadata.name, pod.id, config.metadata.attempt);
+        let wanted = ContainerName::new(pod.id.clone(), config.metadata.clone());
         let name = match self.container_names.reserve(&wanted).await {
             Reserved::New(name) => name,
-            Reserved::Taken(by) => return self.same_container(&by, &config, wanted),
+            Reserved::Taken(by) => return self.same_container(&by, &config, &wanted),
         };
         let plan = self.plan(pod.clone(), holder, config).await?;
         let container = Box::pin(self.make_container(plan, name)).await?;
@@ -91,14 +91,19 @@ impl Runtime {
         Ok(container.id.clone())
     }
 
-    fn same_container(&self, by: &str, config: &ContainerConfig, name: String) -> Result<ContainerId, Error> {
+    fn same_container(
+        &self,
+        by: &str,
+        config: &ContainerConfig,
+        name: &ContainerName,
+    ) -> Result<ContainerId, Error> {
         match self.container(by) {
             Ok(container)
                 if container.phase() == Phase::Created && container.record.get().config == *config =>
             {
                 Ok(container.id.clone())
             }
-            _ => Err(Error::NameTaken { what: "container", name, by: by.to_owned() }),
+            _ => Err(Error::NameTaken { what: "container", name: name.to_string(), by: by.to_owned() }),
         }
     }
 
@@ -233,7 +238,11 @@ impl Runtime {
         .await
     }
 
-    async fn make_container(&self, plan: Plan, name: Reservation) -> Result<Arc<Container>, Error> {
+    async fn make_container(
+        &self,
+        plan: Plan,
+        name: Reservation<ContainerName>,
+    ) -> Result<Arc<Container>, Error> {
         let record = &plan.record;
         let dir = self.container_dir(&record.id);
         let container = Arc::new(Container {

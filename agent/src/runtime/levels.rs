@@ -18,7 +18,7 @@ impl Runtime {
         &self,
         pod: &PodId,
         config: &PodSandboxConfig,
-    ) -> Option<(String, Reservation)> {
+    ) -> Option<(String, Reservation<String>)> {
         let told = named(config.security.selinux.as_ref()).is_some();
         if self.host.selinux.is_none() || told {
             return None;
@@ -27,7 +27,7 @@ impl Runtime {
     }
 
     /// Takes the level of a pod that is there already.
-    pub(super) fn adopt_level(&self, record: &PodRecord) -> Option<Reservation> {
+    pub(super) fn adopt_level(&self, record: &PodRecord) -> Option<Reservation<String>> {
         let level = Some(&record.selinux_level).filter(|level| !level.is_empty())?;
         self.levels.adopt(level, record.id.as_str())
     }
@@ -58,7 +58,11 @@ fn named(options: Option<&SelinuxOptions>) -> Option<String> {
 }
 
 /// None if all are taken, which is half a million.
-fn first_free(taken: &Names, pod: &PodId, named: &HashSet<String>) -> Option<(String, Reservation)> {
+fn first_free(
+    taken: &Names<String>,
+    pod: &PodId,
+    named: &HashSet<String>,
+) -> Option<(String, Reservation<String>)> {
     selinux::levels(pod).filter(|level| !named.contains(level)).find_map(|level| {
         let reservation = taken.adopt(&level, pod.as_str())?;
         Some((level, reservation))
@@ -76,7 +80,7 @@ mod tests {
         // The same digits where it counts: the levels would be equal.
         let pod = |last: u32| -> PodId { format!("00000005{}{last:08x}", "0".repeat(48)).parse().unwrap() };
         let named = HashSet::from(["s0:c5,c7".to_owned()]);
-        let mut kept: Vec<(String, Reservation)> =
+        let mut kept: Vec<(String, Reservation<String>)> =
             (0..50).map(|last| first_free(&levels, &pod(last), &named).unwrap()).collect();
         let different: HashSet<&String> = kept.iter().map(|(level, _)| level).collect();
         assert_eq!(different.len(), 50);

@@ -76,7 +76,7 @@ pub use view::{ContainerView, ExitInfo, PodView};
 use crate::config::Config;
 use handlers::Handlers;
 use names::Names;
-use object::{Container, Pod};
+use object::{Container, ContainerName, Pod, PodName};
 
 /// The runtime of one node. Clones share it.
 #[derive(Debug, Clone)]
@@ -90,9 +90,9 @@ pub struct Inner {
     shim_program: PathBuf,
     pods: RwLock<HashMap<PodId, Arc<Pod>>>,
     containers: RwLock<HashMap<ContainerId, Arc<Container>>>,
-    pod_names: Names,
-    container_names: Names,
-    levels: Names,
+    pod_names: Names<PodName>,
+    container_names: Names<ContainerName>,
+    levels: Names<String>,
     images: Store,
     network: Network,
     cgroups: Cgroups,

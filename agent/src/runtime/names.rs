@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -14,8 +15,16 @@ use std::{
 use tokio::sync::watch;
 
 /// All names of one kind.
-#[derive(Debug, Default, Clone)]
-pub struct Names(Arc<Mutex<HashMap<String, Slot>>>);
+///
+/// A name is what the object was asked for with, field by field. Joined to one text, two names could be the same.
+#[derive(Debug, Clone)]
+pub struct Names<N>(Arc<Mutex<HashMap<N, Slot>>>);
+
+impl<N> Default for Names<N> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
 
 #[derive(Debug, Clone)]
 struct Slot {
@@ -24,31 +33,31 @@ struct Slot {
 
 /// A taken name. Releasing or dropping it gives the name back.
 #[derive(Debug)]
-pub struct Reservation {
-    names: Names,
+pub struct Reservation<N: Eq + Hash> {
+    names: Names<N>,
     released: AtomicBool,
-    name: String,
+    name: N,
     owner: watch::Sender<Option<String>>,
 }
 
 /// What became of a request for a name.
 #[derive(Debug)]
-pub enum Reserved {
+pub enum Reserved<N: Eq + Hash> {
     /// It is ours now.
-    New(Reservation),
+    New(Reservation<N>),
     /// The object with this id has it.
     Taken(String),
 }
 
-impl Names {
+impl<N: Clone + Eq + Hash> Names<N> {
     /// Takes `name`, or tells who has it. Waits while somebody is about to make its object.
-    pub async fn reserve(&self, name: &str) -> Reserved {
+    pub async fn reserve(&self, name: &N) -> Reserved<N> {
         loop {
             let mut owner = {
                 let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
                 let Some(slot) = slots.get(name) else {
                     let (sender, receiver) = watch::channel(None);
-                    slots.insert(name.to_owned(), Slot { owner: receiver });
+                    slots.insert(name.clone(), Slot { owner: receiver });
                     return Reserved::New(self.reservation(name, sender));
                 };
                 slot.owner.clone()
@@ -64,22 +73,22 @@ impl Names {
     }
 
     /// Takes a name for an object that is there already (recovery); `None` if another has it.
-    pub fn adopt(&self, name: &str, id: &str) -> Option<Reservation> {
+    pub fn adopt(&self, name: &N, id: &str) -> Option<Reservation<N>> {
         let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if slots.contains_key(name) {
             return None;
         }
         let (sender, receiver) = watch::channel(Some(id.to_owned()));
-        slots.insert(name.to_owned(), Slot { owner: receiver });
+        slots.insert(name.clone(), Slot { owner: receiver });
         Some(self.reservation(name, sender))
     }
 
-    fn reservation(&self, name: &str, owner: watch::Sender<Option<String>>) -> Reservation {
-        Reservation { names: self.clone(), released: AtomicBool::new(false), name: name.to_owned(), owner }
+    fn reservation(&self, name: &N, owner: watch::Sender<Option<String>>) -> Reservation<N> {
+        Reservation { names: self.clone(), released: AtomicBool::new(false), name: name.clone(), owner }
     }
 }
 
-impl Reservation {
+impl<N: Eq + Hash> Reservation<N> {
     /// The object is there: whoever waits for the name learns its id.
     pub fn settle(&self, id: &str) {
         self.owner.send_replace(Some(id.to_owned()));
@@ -93,7 +102,7 @@ impl Reservation {
     }
 }
 
-impl Drop for Reservation {
+impl<N: Eq + Hash> Drop for Reservation<N> {
     fn drop(&mut self) {
         self.release();
     }
@@ -107,10 +116,10 @@ mod tests {
     #[tokio::test]
     async fn a_second_request_waits_for_the_first() {
         let names = Names::default();
-        let Reserved::New(first) = names.reserve("a").await else { panic!("name was free") };
+        let Reserved::New(first) = names.reserve(&"a").await else { panic!("name was free") };
         let waiting = tokio::spawn({
             let names = names.clone();
-            async move { names.reserve("a").await }
+            async move { names.reserve(&"a").await }
         });
         tokio::task::yield_now().await;
         first.settle("id1");
@@ -121,10 +130,10 @@ mod tests {
     #[tokio::test]
     async fn a_name_comes_back_when_its_maker_fails() {
         let names = Names::default();
-        let Reserved::New(first) = names.reserve("a").await else { panic!("name was free") };
+        let Reserved::New(first) = names.reserve(&"a").await else { panic!("name was free") };
         let waiting = tokio::spawn({
             let names = names.clone();
-            async move { names.reserve("a").await }
+            async move { names.reserve(&"a").await }
         });
         tokio::task::yield_now().await;
         drop(first);
@@ -134,10 +143,10 @@ mod tests {
     #[tokio::test]
     async fn an_adopted_name_is_taken_once() {
         let names = Names::default();
-        let guard = names.adopt("a", "1").unwrap();
-        assert!(names.adopt("a", "2").is_none());
-        assert!(matches!(names.reserve("a").await, Reserved::Taken(id) if id == "1"));
+        let guard = names.adopt(&"a", "1").unwrap();
+        assert!(names.adopt(&"a", "2").is_none());
+        assert!(matches!(names.reserve(&"a").await, Reserved::Taken(id) if id == "1"));
         drop(guard);
-        assert!(matches!(names.reserve("a").await, Reserved::New(_)));
+        assert!(matches!(names.reserve(&"a").await, Reserved::New(_)));
     }
 }

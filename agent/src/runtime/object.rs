@@ -1,11 +1,12 @@
 //! Pods and containers in memory: a record, and handles of what runs.
 
 use std::{
+    fmt,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
-use holdfast_model::{ContainerId, PodId};
+use holdfast_model::{ContainerId, ContainerMetadata, PodId, PodSandboxMetadata};
 use holdfast_pod::{holder::Holder, protocol::Phase};
 use tokio::sync::watch;
 
@@ -90,9 +91,9 @@ pub struct Pod {
     /// Connections into it.
     pub forwards: Forwards,
     /// Its name.
-    pub name: Reservation,
+    pub name: Reservation<PodName>,
     /// Its SELinux level, if it has one of its own.
-    pub level: Option<Reservation>,
+    pub level: Option<Reservation<String>>,
 }
 
 impl Pod {
@@ -134,7 +135,7 @@ pub struct Container {
     /// What the last statistics were computed from.
     pub samples: Samples,
     /// Its name.
-    pub name: Reservation,
+    pub name: Reservation<ContainerName>,
 }
 
 impl Container {
@@ -173,14 +174,40 @@ impl Container {
     }
 }
 
-/// `name_namespace_uid_attempt`: what a kubelet tells pod sandboxes apart by.
-pub fn pod_name(record: &PodRecord) -> String {
-    let metadata = &record.config.metadata;
-    format!("{}_{}_{}_{}", metadata.name, metadata.namespace, metadata.uid, metadata.attempt)
+/// What a kubelet tells pod sandboxes apart by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PodName(PodSandboxMetadata);
+
+/// What a kubelet tells containers apart by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ContainerName(PodId, ContainerMetadata);
+
+impl PodName {
+    /// That of a pod sandbox with this record.
+    pub fn of(record: &PodRecord) -> Self {
+        Self(record.config.metadata.clone())
+    }
 }
 
-/// `name_podid_attempt`.
-pub fn container_name(record: &ContainerRecord) -> String {
-    let metadata = &record.config.metadata;
-    format!("{}_{}_{}", metadata.name, record.pod_id, metadata.attempt)
+impl ContainerName {
+    /// That of a container in the pod `pod`.
+    pub fn new(pod: PodId, metadata: ContainerMetadata) -> Self {
+        Self(pod, metadata)
+    }
+}
+
+/// `name_namespace_uid_attempt`, for a reader.
+impl fmt::Display for PodName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PodSandboxMetadata { name, namespace, uid, attempt } = &self.0;
+        write!(f, "{name}_{namespace}_{uid}_{attempt}")
+    }
+}
+
+/// `name_podid_attempt`, for a reader.
+impl fmt::Display for ContainerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(pod, ContainerMetadata { name, attempt }) = self;
+        write!(f, "{name}_{pod}_{attempt}")
+    }
 }

@@ -34,7 +34,7 @@ use super::{
     Error, Runtime,
     blocking::{blocking, now_ns},
     monitor::end_process,
-    object::{self, Container, Kept, Pod},
+    object::{Container, ContainerName, Kept, Pod, PodName},
     record::{self, ContainerRecord, PodPhase, PodRecord},
     shim::Shim,
     stats::Samples,
@@ -91,7 +91,7 @@ impl Runtime {
 
     async fn recover_pod(&self, record: PodRecord) {
         let dir = self.pod_dir(&record.id);
-        let wanted = object::pod_name(&record);
+        let wanted = PodName::of(&record);
         let Some(name) = self.pod_names.adopt(&wanted, record.id.as_str()) else {
             self.set_pod_aside(dir, "its name is taken by another record".to_owned()).await;
             return;
@@ -129,7 +129,7 @@ impl Runtime {
 
     async fn recover_container(&self, record: ContainerRecord) {
         let dir = self.container_dir(&record.id);
-        let wanted = object::container_name(&record);
+        let wanted = ContainerName::new(record.pod_id.clone(), record.config.metadata.clone());
         let Some(name) = self.container_names.adopt(&wanted, record.id.as_str()) else {
             self.set_container_aside(dir, "its name is taken by another record".to_owned()).await;
             return;

@@ -16,7 +16,7 @@ use super::{
     blocking::{blocking, make_dir, now_ns, remove_tree},
     levels, log_files,
     names::{Reservation, Reserved},
-    object::{self, Kept, Pod},
+    object::{Kept, Pod, PodName},
     pod_files,
     record::{self, PodPhase, PodRecord, ProcessName},
 };
@@ -77,10 +77,10 @@ impl Runtime {
             selinux_level: String::new(),
             config,
         };
-        let wanted = object::pod_name(&record);
+        let wanted = PodName::of(&record);
         let name = match self.pod_names.reserve(&wanted).await {
             Reserved::New(name) => name,
-            Reserved::Taken(by) => return self.same_pod(&by, &record, wanted),
+            Reserved::Taken(by) => return self.same_pod(&by, &record, &wanted),
         };
         let level = self.reserve_level(&id, &record.config);
         record.selinux_level = level.as_ref().map(|(level, _)| level.clone()).unwrap_or_default();
@@ -92,18 +92,18 @@ impl Runtime {
     }
 
     /// A kubelet that lost its answer asks again: it gets what the first request made.
-    fn same_pod(&self, by: &str, record: &PodRecord, name: String) -> Result<PodId, Error> {
+    fn same_pod(&self, by: &str, record: &PodRecord, name: &PodName) -> Result<PodId, Error> {
         match self.pod(by) {
             Ok(pod) if pod.is_ready() && is_same(&pod.record.get(), record) => Ok(pod.id.clone()),
-            _ => Err(Error::NameTaken { what: "pod sandbox", name, by: by.to_owned() }),
+            _ => Err(Error::NameTaken { what: "pod sandbox", name: name.to_string(), by: by.to_owned() }),
         }
     }
 
     async fn make_pod(
         &self,
         record: PodRecord,
-        name: Reservation,
-        level: Option<Reservation>,
+        name: Reservation<PodName>,
+        level: Option<Reservation<String>>,
     ) -> Result<Arc<Pod>, Error> {
         let dir = self.pod_dir(&record.id);
         let pod = Arc::new(Pod {

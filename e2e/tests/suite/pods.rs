@@ -44,6 +44,30 @@ fn metadata_is_what_a_pod_is_known_by() -> Result<()> {
     oracle.nothing_left()
 }
 
+/// Its parts are told apart, wherever a joint between them could be seen.
+#[test]
+fn metadata_that_reads_the_same_when_joined() -> Result<()> {
+    let Some(scene) = Scene::ours()? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    let mut pod = pod(&scene.dir, "joined");
+    let mut ids = Vec::new();
+    for (name, namespace, uid) in [("a_b", "c", "d"), ("a", "b_c", "d"), ("a", "b", "c_d")] {
+        pod["metadata"] = json!({"name": name, "namespace": namespace, "uid": uid, "attempt": 0});
+        let id = scene.run_pod(&pod)?;
+        ensure!(!ids.contains(&id), "{namespace}/{name} is another pod");
+        ids.push(id);
+    }
+    for container in ["m_1", "m"] {
+        let mut config = sleeper(container, BUSYBOX);
+        config["metadata"]["attempt"] = 1.into();
+        scene.create(&ids[0], &pod, &config)?;
+    }
+    for id in ids {
+        scene.remove_pod(&id)?;
+    }
+    oracle.nothing_left()
+}
+
 /// The same for a container, by its name and attempt within its pod.
 #[test]
 fn metadata_is_what_a_container_is_known_by() -> Result<()> {

@@ -227,11 +227,16 @@ pub fn may_trace(asked: &Capabilities, privileged: bool) -> bool {
     granted.is_ok_and(|granted| granted.bounding.has(Cap::SYS_PTRACE))
 }
 
+/// Whether a name stands for all capabilities: `ALL`, with or without `CAP_`, in any case.
+pub fn is_all(name: &str) -> bool {
+    name.eq_ignore_ascii_case("ALL") || name.eq_ignore_ascii_case("CAP_ALL")
+}
+
 /// Whether the list holds `ALL`, and the other names in it.
 fn parse_list(names: &[String], field: &str) -> Result<(bool, CapSet), SpecError> {
     let (mut all, mut set) = (false, CapSet::EMPTY);
     for name in names {
-        if name.eq_ignore_ascii_case("ALL") || name.eq_ignore_ascii_case("CAP_ALL") {
+        if is_all(name) {
             all = true;
         } else {
             let cap = Cap::parse(name).ok_or_else(|| {

@@ -74,9 +74,13 @@ impl<'a> Item<'a> {
         value
     }
 
-    /// A text. What YAML takes for a number or a truth value is none, as with kubectl.
+    /// A text. What Kubernetes takes for a number or a truth value is none.
     pub fn text(&self) -> Option<String> {
-        self.read("a text: put it in quotes", scalar::text).map(str::to_owned)
+        let text = scalar::text(&self.node.value);
+        if text.is_none() {
+            self.refuse(scalar::no_text(&self.node.value));
+        }
+        text.map(str::to_owned)
     }
 
     /// A text that must not be empty.
@@ -309,7 +313,7 @@ mod tests {
         assert_eq!(
             found,
             [
-                "text: 5 is not a text: put it in quotes (line 1)",
+                "text: 5 without quotes is a number in YAML 1.1, as Kubernetes reads it: write \"5\" (line 1)",
                 "flag: \"true\" is not true or false, without quotes (line 2)",
                 "number: \"5\" is not a whole number in decimal digits, without quotes (line 3)",
                 "list: a mapping is not a list (line 4)",
@@ -330,6 +334,6 @@ mod tests {
         });
         assert!(found[0].starts_with("l[1].b: "), "{found:?}");
         assert!(found[1].starts_with("n: it is missing"), "{found:?}");
-        assert!(found[2].starts_with("m[app.io/x]: 1 is not a text"), "{found:?}");
+        assert!(found[2].starts_with("m[app.io/x]: 1 without quotes is a number"), "{found:?}");
     }
 }

@@ -1,17 +1,16 @@
-//! What a scalar means. Kubernetes reads manifests as YAML 1.1 does, where `yes` is a truth value; a plain scalar that
-//! any version takes for something else is no text here, for the same file must not mean two things.
+//! What a scalar means. Kubernetes reads truth values and numbers as YAML 1.1 does, where `yes`, `n` and `017` are
+//! some. A plain scalar that any version takes for something else is no text here, for the same file must not mean two
+//! things. The exceptions are YAML 1.1's numbers to the base of 60 (`22:80`) and dates: for Kubernetes they are texts.
 
 use super::yaml::Value;
 
-const TRUE: [&str; 9] = ["true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON"];
-const FALSE: [&str; 9] = ["false", "False", "FALSE", "no", "No", "NO", "off", "Off", "OFF"];
-/// YAML 1.1 alone takes these for truth values.
-const DOUBTFUL: [&str; 4] = ["y", "Y", "n", "N"];
+const TRUE: [&str; 11] = ["true", "True", "TRUE", "yes", "Yes", "YES", "y", "Y", "on", "On", "ON"];
+const FALSE: [&str; 11] = ["false", "False", "FALSE", "no", "No", "NO", "n", "N", "off", "Off", "OFF"];
 
 /// A text: in quotes, or one that can be nothing else.
 pub fn text(value: &Value) -> Option<&str> {
     match value {
-        Value::Scalar { text, plain: true } if means_something(text) => None,
+        Value::Scalar { text, plain: true } if meaning(text).is_some() => None,
         Value::Scalar { text, .. } => Some(text),
         _ => None,
     }
@@ -20,8 +19,7 @@ pub fn text(value: &Value) -> Option<&str> {
 /// A truth value.
 pub fn flag(value: &Value) -> Option<bool> {
     match value {
-        Value::Scalar { text, plain: true } if TRUE.contains(&text.as_str()) => Some(true),
-        Value::Scalar { text, plain: true } if FALSE.contains(&text.as_str()) => Some(false),
+        Value::Scalar { text, plain: true } => truth(text),
         _ => None,
     }
 }
@@ -56,15 +54,43 @@ pub fn describe(value: &Value) -> String {
     }
 }
 
-fn means_something(plain: &str) -> bool {
-    TRUE.contains(&plain) || FALSE.contains(&plain) || DOUBTFUL.contains(&plain) || is_numeric(plain)
+/// What a text without quotes is taken for, if not for a text: `true`, `false` or `a number`.
+pub fn meaning(plain: &str) -> Option<&'static str> {
+    match truth(plain) {
+        Some(true) => Some("true"),
+        Some(false) => Some("false"),
+        None => is_numeric(plain).then_some("a number"),
+    }
+}
+
+/// Why a value is no text, and how to write one.
+pub fn no_text(value: &Value) -> String {
+    match value {
+        Value::Scalar { text, plain: true } if let Some(meaning) = meaning(text) => {
+            format!("{text} without quotes is {meaning} in YAML 1.1, as Kubernetes reads it: write {text:?}")
+        }
+        value => format!("{} is not a text", describe(value)),
+    }
+}
+
+/// Whether Kubernetes would have another name for a field of this name: it reads names as it does values.
+pub fn is_changed_name(plain: &str) -> bool {
+    let is_itself = plain.parse::<i64>().is_ok_and(|number| number.to_string() == plain);
+    meaning(plain).is_some_and(|meaning| meaning != plain) && !is_itself
+}
+
+fn truth(plain: &str) -> Option<bool> {
+    if TRUE.contains(&plain) {
+        return Some(true);
+    }
+    FALSE.contains(&plain).then_some(false)
 }
 
 /// Whether some version of YAML reads a number: decimal, octal, hexadecimal, binary, with underscores, or a float.
 fn is_numeric(plain: &str) -> bool {
-    let plain = plain.replace('_', "");
+    let plain = plain.replace('_', "").to_ascii_lowercase();
     let digits = plain.strip_prefix(['-', '+']).unwrap_or(&plain);
-    if matches!(digits.to_ascii_lowercase().as_str(), ".inf" | ".nan") {
+    if matches!(digits, ".inf" | ".nan") {
         return true;
     }
     let of_base = |prefix: &str, base: u32| {
@@ -76,7 +102,7 @@ fn is_numeric(plain: &str) -> bool {
 
 /// `1`, `1.`, `.5`, `1.5e-3`.
 fn is_float(digits: &str) -> bool {
-    let (mantissa, exponent) = match digits.split_once(['e', 'E']) {
+    let (mantissa, exponent) = match digits.split_once('e') {
         Some((mantissa, exponent)) => (mantissa, Some(exponent)),
         None => (digits, None),
     };
@@ -106,7 +132,8 @@ mod tests {
         }
         for bad in [
             "1", "-1", "0x1f", "0o7", "0b1", "017", "1_000", "1.5", ".5", "1.", "1e3", ".inf", "-.INF",
-            "yes", "y", "Off", "true",
+            "yes", "y", "Off", "true", "N", "n", "Y", "on", "0X1F", "0O7", "0B1", "089", "1E3", "-017", "1.",
+            ".NaN",
         ] {
             assert_eq!(text(&plain(bad)), None, "{bad}");
             assert_eq!(text(&Value::Scalar { text: bad.into(), plain: false }), Some(bad));
@@ -124,8 +151,30 @@ mod tests {
             assert_eq!(number(&plain(bad)), None, "{bad}");
         }
         assert_eq!(
-            (flag(&plain("true")), flag(&plain("off")), flag(&plain("y"))),
-            (Some(true), Some(false), None)
+            (flag(&plain("true")), flag(&plain("off")), flag(&plain("y")), flag(&plain("tRue"))),
+            (Some(true), Some(false), Some(true), None)
         );
+    }
+
+    #[test]
+    fn a_refusal_says_what_it_is_and_how_to_write_it() {
+        for (text, expected) in [
+            ("N", "N without quotes is false in YAML 1.1, as Kubernetes reads it: write \"N\""),
+            ("on", "on without quotes is true in YAML 1.1, as Kubernetes reads it: write \"on\""),
+            ("017", "017 without quotes is a number in YAML 1.1, as Kubernetes reads it: write \"017\""),
+        ] {
+            assert_eq!(no_text(&plain(text)), expected);
+        }
+        assert_eq!(no_text(&Value::List(Vec::new())), "a list is not a text");
+    }
+
+    #[test]
+    fn names_that_kubernetes_would_change() {
+        for name in ["y", "No", "True", "on", "017", "0x1f", "1.10", "+1", "1_0", "1e3"] {
+            assert!(is_changed_name(name), "{name}");
+        }
+        for name in ["a", "true", "false", "0", "80", "-5", "22:80", "2001-12-14", ""] {
+            assert!(!is_changed_name(name), "{name}");
+        }
     }
 }

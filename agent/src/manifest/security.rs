@@ -3,7 +3,7 @@
 use std::path::{Component, Path};
 
 use holdfast_model::{Capabilities, Map, SecurityProfile, SelinuxOptions, SupplementalGroupsPolicy};
-use holdfast_spec::caps::Cap;
+use holdfast_spec::caps::{Cap, is_all};
 
 use super::{
     reader::{Fields, Item},
@@ -45,7 +45,7 @@ pub fn of_container(item: &Item<'_>) -> ContainerSecurity {
         unmasked_proc: fields.take("procMount").and_then(|item| item.choice(&proc_mounts)).unwrap_or(false),
         capabilities: fields.take("capabilities").map(|item| capabilities(&item)).unwrap_or_default(),
     };
-    let is_admin = |name: &String| Cap::parse(name) == Cap::parse("SYS_ADMIN") || name == "ALL";
+    let is_admin = |name: &String| Cap::parse(name) == Cap::parse("SYS_ADMIN") || is_all(name);
     if security.no_new_privs && (security.privileged || security.capabilities.add.iter().any(is_admin)) {
         let problem =
             "allowPrivilegeEscalation: false goes neither with privileged nor with SYS_ADMIN: take one out";
@@ -140,7 +140,7 @@ fn capabilities(item: &Item<'_>) -> Capabilities {
 
 fn capability(item: &Item<'_>) -> Option<String> {
     let name = item.word()?;
-    if name == "ALL" || Cap::parse(&name).is_some() {
+    if is_all(&name) || Cap::parse(&name).is_some() {
         return Some(name);
     }
     item.refuse(format!("{name:?} is not a capability: see capabilities(7), and leave CAP_ out"));

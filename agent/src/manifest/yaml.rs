@@ -10,7 +10,7 @@ use std::{
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, StrInput, Tag};
 
-use super::error::ManifestError;
+use super::{error::ManifestError, scalar};
 
 /// Most nodes of a document, aliases written out. A Pod of the greatest size that an API server keeps has fewer.
 const MAX_NODES: usize = 100_000;
@@ -179,9 +179,12 @@ impl Builder {
 }
 
 fn new_key(node: &Node, seen: &mut HashSet<String>, line: usize) -> Result<String, ManifestError> {
-    let Value::Scalar { text, .. } = &node.value else {
+    let Value::Scalar { text, plain } = &node.value else {
         return Err(syntax(line, "the name of a field must be a text"));
     };
+    if *plain && scalar::is_changed_name(text) {
+        return Err(syntax(line, format!("as the name of a field, {}", scalar::no_text(&node.value))));
+    }
     if !seen.insert(text.clone()) {
         return Err(syntax(line, format!("{text} is there twice: take one out")));
     }
@@ -268,6 +271,8 @@ mod tests {
             ("a: !!binary aGk=\n", "line 1: the tag"),
             ("a: !mine {}\n", "line 1: the tag !mine"),
             ("? [a]\n: b\n", "line 1: the name of a field must be a text"),
+            ("a: b\ny: c\n", "line 2: as the name of a field, y without quotes is true in YAML 1.1"),
+            ("017: c\n", "line 1: as the name of a field, 017 without quotes is a number"),
             ("a: *nobody\n", "line 1"),
             ("a:\n\t- b\n", "line 2"),
         ] {

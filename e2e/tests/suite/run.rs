@@ -96,6 +96,37 @@ fn ctrl_c_cleans_up() -> Result<()> {
     oracle.nothing_left()
 }
 
+/// As the Kubernetes documentation has it, in lower case.
+#[test]
+fn all_capabilities_are_dropped_in_any_case() -> Result<()> {
+    let Some(mut scene) = Scene::ours()? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    let security = "    securityContext:\n      capabilities: {drop: [all], add: [chown]}\n";
+    let path = manifest(&scene, "grep Cap /proc/self/status", security)?;
+    let output = run(scene.agent()?, &path)?;
+    let text = both(&output);
+    ensure!(output.status.success() && text.contains("CapBnd:\t0000000000000001"), "{text}");
+    oracle.nothing_left()
+}
+
+/// A scalar that Kubernetes takes for a truth value or a number is refused with its line and how to write it.
+#[test]
+fn truth_values_where_a_text_is_wanted() -> Result<()> {
+    let Some(mut scene) = Scene::ours()? else { return Ok(()) };
+    for (word, meaning) in [("N", "false"), ("y", "true"), ("on", "true"), ("017", "a number")] {
+        let env = format!("    env:\n    - name: {word}\n      value: a\n");
+        let path = manifest(&scene, "env", &env)?;
+        let output = run(scene.agent()?, &path)?;
+        let text = both(&output);
+        let says = format!(
+            "spec.containers[0].env[0].name: {word} without quotes is {meaning} in YAML 1.1, as Kubernetes reads it: \
+             write {word:?} (line 12)"
+        );
+        ensure!(output.status.code() == Some(125) && text.contains(&says), "{says:?}: {text}");
+    }
+    Ok(())
+}
+
 /// Volumes, environment, resources and users of a manifest are acted upon.
 #[test]
 fn what_a_manifest_may_say() -> Result<()> {

@@ -35,6 +35,23 @@ fn refusal(text: &str) -> String {
     }
 }
 
+#[test]
+fn capabilities_are_taken_in_any_case() {
+    let text = with_container(
+        "securityContext: {capabilities: {add: [net_admin, Cap_Chown], drop: [all, CAP_ALL]}}",
+    );
+    let capabilities = &pod(&text).containers[0].security.capabilities;
+    assert_eq!(capabilities.add, ["net_admin", "Cap_Chown"]);
+    assert_eq!(capabilities.drop, ["all", "CAP_ALL"]);
+    assert!(
+        pod(&with_container("securityContext: {capabilities: {add: [All]}}")).containers[0]
+            .security
+            .capabilities
+            .add
+            == ["All"]
+    );
+}
+
 const FULL: &str = r#"
 apiVersion: v1
 kind: Pod

@@ -100,13 +100,20 @@ fn fields_of_containers_that_are_refused() {
         ("stdinOnce: true", "stdinOnce"),
         ("imagePullPolicy: always", "imagePullPolicy"),
         ("command: sh -c true", "command: sh -c true is not a list"),
-        ("args: [1]", "args[0]: 1 is not a text: put it in quotes"),
-        ("args: [yes]", "args[0]: yes is not a text"),
+        (
+            "args: [1]",
+            "args[0]: 1 without quotes is a number in YAML 1.1, as Kubernetes reads it: write \"1\"",
+        ),
+        ("args: [yes]", "args[0]: yes without quotes is true in YAML 1.1"),
+        ("args: [{}]", "args[0]: a mapping is not a text"),
         ("workingDir: work", "workingDir"),
         ("terminationMessagePath: log", "terminationMessagePath"),
         ("terminationMessagePolicy: Logs", "terminationMessagePolicy"),
         ("env: [{name: A, value: 1}]", "env[0].value"),
         ("env: [{name: A=B}]", "env[0].name"),
+        ("env: [{name: N, value: x}]", "env[0].name: N without quotes is false in YAML 1.1"),
+        ("env: [{name: y, value: x}]", "env[0].name: y without quotes is true in YAML 1.1"),
+        ("env: [{name: on, value: x}]", "env[0].name: on without quotes is true in YAML 1.1"),
         (
             "env: [{name: A, value: x, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]",
             "env[0]: it has both",
@@ -147,6 +154,7 @@ fn fields_of_containers_that_are_refused() {
             "securityContext: {allowPrivilegeEscalation: false, capabilities: {add: [CAP_SYS_ADMIN]}}",
             "securityContext: allowPrivilege",
         ),
+        ("securityContext: {allowPrivilegeEscalation: false, capabilities: {add: [All]}}", "allowPrivilege"),
         ("securityContext: {capabilities: {add: [FLY]}}", "securityContext.capabilities.add[0]: \"FLY\""),
         (
             "securityContext: {procMount: Unmasked}",
@@ -214,7 +222,10 @@ fn documents_that_are_no_pod() {
         (&format!("{SMALL}---\n{SMALL}"), "line 10: a second document"),
         (&SMALL.replace("name: web", "name: web\n  ownerReferences: []"), "metadata.ownerReferences"),
         (&SMALL.replace("name: web", "name: web\n  uid: ../a"), "metadata.uid"),
-        (&SMALL.replace("name: web", "name: web\n  labels: {a: 1}"), "metadata.labels[a]: 1 is not a text"),
+        (
+            &SMALL.replace("name: web", "name: web\n  labels: {a: 1}"),
+            "metadata.labels[a]: 1 without quotes is a number",
+        ),
         (&SMALL.replace("    image: a:1", "    image: 'a b'"), "spec.containers[0].image"),
     ] {
         let refusal = refusal(text);

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     conf::{ConfList, PluginConf},
+    convert,
     exec::Call,
 };
 use crate::{Error, embedded::pod::IFNAME};
@@ -23,17 +24,18 @@ pub(super) struct Chain<'a> {
 }
 
 impl Chain<'_> {
-    /// Runs the plugins in order, each with the result of the one before; the last one's result.
+    /// Runs the plugins in order, each with the result of the one before; the last one's result. All of them are in the
+    /// list's version, whatever version a plugin speaks.
     pub(super) async fn add(&self) -> Result<Value, Error> {
         let mut result = Value::Null;
         for plugin in &self.list.plugins {
             let previous = (!result.is_null()).then_some(&result);
             let printed = self.call("ADD", plugin, previous).await?;
-            let Ok(value @ Value::Object(_)) = serde_json::from_slice(&printed) else {
-                let message = format!("printed no result but {:?}", super::result::excerpt(&printed));
-                return Err(Error::Plugin { plugin: plugin.kind.clone(), command: "ADD", message });
+            let fault = |message| Error::Plugin { plugin: plugin.kind.clone(), command: "ADD", message };
+            let Ok(Value::Object(printed)) = serde_json::from_slice(&printed) else {
+                return Err(fault(format!("printed no result but {:?}", super::result::excerpt(&printed))));
             };
-            result = value;
+            result = convert::to(self.list.version, printed).map_err(fault)?;
         }
         Ok(result)
     }

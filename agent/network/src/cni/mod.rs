@@ -7,6 +7,7 @@
 mod args;
 mod chain;
 pub(crate) mod conf;
+mod convert;
 mod exec;
 pub(crate) mod owed;
 mod pin;

@@ -246,6 +246,35 @@ fn version_0_3_1_has_neither_check_nor_a_previous_result_for_del() {
     });
 }
 
+/// As libcni converts it: the next plugin, CHECK and DEL see the list's version, whatever a plugin speaks.
+#[test]
+fn a_result_of_another_version_is_converted() {
+    on_own_host(|| async {
+        for (list, family) in [("0.3.1", json!("4")), ("0.4.0", json!("4")), ("1.1.0", Value::Null)] {
+            let fake = Fake::new();
+            fake.configure(list);
+            let old = r#"{"cniVersion":"0.2.0","ip4":{"ip":"10.1.2.3/24","gateway":"10.1.2.1","routes":[{"dst":"0.0.0.0/0"}]}}"#;
+            fake.does("one", &format!("echo '{old}'"));
+            fake.does("two", &format!("echo '{old}'"));
+            let network = fake.start().await;
+            let a = netns();
+            let wanted = request("web", &a);
+            let pod = wanted.pod.clone();
+            let made = network.add(wanted).await.unwrap();
+            assert_eq!(made.ips, [ip("10.1.2.3")]);
+            let given = &fake.input("two", "ADD")["prevResult"];
+            assert_eq!((&given["cniVersion"], &given["ips"][0]["version"]), (&json!(list), &family));
+            assert_eq!(given["routes"], json!([{"dst": "0.0.0.0/0", "gw": "10.1.2.1"}]));
+            assert_eq!(made.cni_result.as_ref(), Some(given));
+            network.check(&pod, a.try_clone().unwrap()).await.unwrap();
+            network.del(&pod, Some(a)).await.unwrap();
+            let later = if list == "0.3.1" { &Value::Null } else { given };
+            assert_eq!(&fake.input("one", "DEL")["prevResult"], later);
+            fake.assert_nothing_left(&pod);
+        }
+    });
+}
+
 #[test]
 fn a_failed_add_is_undone_and_says_why() {
     on_own_host(|| async {
@@ -276,6 +305,7 @@ fn odd_plugins_are_named_and_undone() {
             ("", "printed no result"),
             ("echo '[]'", "printed no result"),
             ("echo '{\"ips\":[]}'", "has no address of eth0"),
+            ("echo '{\"cniVersion\":\"9.0.0\"}'", "CNI plugin two ADD: printed a result of CNI 9.0.0"),
             ("echo oh no >&2; exit 3", "CNI plugin two ADD: exit status: 3: oh no"),
             ("kill -9 $$", "signal: 9"),
             ("head -c 2000000 /dev/zero | tr '\\0' x", "more than 1048576 bytes"),

@@ -151,7 +151,7 @@ fn groups_below_end_with_their_container() -> Result<()> {
 
 /// Whether a process with these arguments is anywhere on the machine.
 fn runs(command: &[&str]) -> bool {
-    let wanted: String = command.iter().map(|word| format!("{word}\0")).collect();
+    let wanted = command.iter().map(|word| format!("{word}\0")).collect::<Vec<_>>().concat();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let mut lines = entries.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
     lines.any(|line| line == wanted.as_bytes())

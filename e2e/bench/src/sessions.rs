@@ -175,16 +175,26 @@ async fn stdout(
 
 async fn stdin(client: &mut Client, options: &Options, transport: Transport, container: &str) -> Result<f64> {
     let begin = Instant::now();
-    let command = ["sh", "-c", "cat > /dev/null"];
+    // A shell that has more to do stays, with standard output open: when that ends, containerd ends the input as well, and
+    // a shell that has nothing else to do becomes the cat.
+    let command = ["sh", "-c", "cat > /dev/null; true"];
     let mut session = Session::open(client, transport, container, true, &command).await?;
-    let chunk = vec![0; CHUNK];
-    for _ in 0..(options.stream_mib << 20) / CHUNK {
-        session.input(&chunk).await?;
+    if let Err(error) = feed(&mut session, options.stream_mib << 20).await {
+        // A server that ends a session early has said why, before it closed the connection.
+        return Err(session.until_end().await.err().unwrap_or(error));
     }
-    session.finish_input().await?;
     // It has read all when it ends.
     session.until_end().await?;
     Ok(options.stream_mib as f64 / begin.elapsed().as_secs_f64())
+}
+
+/// So many bytes of standard input, and its end.
+async fn feed(session: &mut Session, bytes: usize) -> Result<()> {
+    let chunk = vec![0; CHUNK];
+    for _ in 0..bytes / CHUNK {
+        session.input(&chunk).await?;
+    }
+    session.finish_input().await
 }
 
 async fn at_once(

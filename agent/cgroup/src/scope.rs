@@ -59,7 +59,27 @@ impl Cgroups {
         resources: &Resources,
         extra: Extra,
     ) -> Result<Entry, Error> {
-        let resources = limits::with_swap(resources);
+        let placed = self.make_scope(location, process, limits::with_swap(resources), extra).await;
+        if placed.is_err() {
+            // Without a scope there is no group to kill it by, and it would wait for its placement for ever.
+            if let Err(undo) = holdfast_sys::pidfd::kill(&process.pidfd) {
+                tracing::warn!(%location, error = %undo, "end of a process that was not placed");
+            }
+            if let Err(undo) = self.remove(location).await {
+                let error = holdfast_model::chain(&undo);
+                tracing::warn!(%location, error, "undo of a container's scope");
+            }
+        }
+        placed
+    }
+
+    async fn make_scope(
+        &self,
+        location: &Location,
+        process: &Process,
+        resources: Resources,
+        extra: Extra,
+    ) -> Result<Entry, Error> {
         self.inner.check(&resources, &extra, Phase::Create)?;
         let Some(unit) = location.unit() else {
             return Err(Error::invalid(
@@ -68,28 +88,27 @@ impl Cgroups {
                 "is not systemd's: it takes processes by its directories",
             ));
         };
-        process.check()?;
         self.start_scope(location, unit, process, &resources, &extra).await?;
+        self.fill_scope(location, process, resources, extra).await
+    }
+
+    async fn fill_scope(
+        &self,
+        location: &Location,
+        process: &Process,
+        resources: Resources,
+        extra: Extra,
+    ) -> Result<Entry, Error> {
+        process.check()?;
         let (path, pid) = (location.path().to_owned(), process.pid);
-        let alive = process.check();
-        let placed = self.blocking("place a container", move |inner| {
-            alive?;
+        self.blocking("place a container", move |inner| {
             for hierarchy in inner.not_joined(&path, pid)? {
                 group::make_path(hierarchy, &path, false, &mut Vec::new())?;
             }
             group::enable_controllers(&inner.layout, group::parent(&path))?;
             inner.fill(&path, &resources, &extra)
-        });
-        match placed.await {
-            Ok(entry) => Ok(entry),
-            Err(error) => {
-                if let Err(undo) = self.remove(location).await {
-                    let error = holdfast_model::chain(&undo);
-                    tracing::warn!(unit = unit.name, error, "undo of a container's scope");
-                }
-                Err(error)
-            }
-        }
+        })
+        .await
     }
 
     async fn start_scope(
@@ -100,6 +119,7 @@ impl Cgroups {
         resources: &Resources,
         extra: &Extra,
     ) -> Result<(), Error> {
+        process.check()?;
         let systemd = &self.inner.systemd;
         let version = systemd.version().await?;
         let properties =

@@ -21,6 +21,10 @@ pub fn look(scope: &Scope, look: &mut Look) {
 
 /// Removes the groups below and with a parent, deepest first. Their processes are gone by now.
 pub fn sweep(parent: &str) {
+    if parent.ends_with(".slice") {
+        // systemd makes the groups of its units anew at every reload.
+        let _ = crate::process::run(std::process::Command::new("systemctl").args(["stop", parent]));
+    }
     let parent = name(parent);
     for hierarchy in hierarchies() {
         let mut groups = Vec::new();

@@ -25,7 +25,11 @@ pub fn enter(tasks: &[OwnedFd]) -> Result<()> {
 }
 
 /// Waits until the agent has placed us; joins what v1 hierarchies it made besides.
+///
+/// We are in no group of the container's yet, so nothing but this ends us with a shim that is killed meanwhile: its end of
+/// the link is open in us as well.
 pub fn await_placement(link: BorrowedFd<'_>) -> Result<()> {
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     enter(&link::await_byte(link, link::PLACED).or_fail("await placement in the cgroup")?)
 }
 

@@ -3,7 +3,6 @@
 use std::{
     fs,
     io::Write as _,
-    os::unix::process::ExitStatusExt as _,
     process::{Child, Command, Stdio},
 };
 
@@ -89,7 +88,8 @@ impl Scene {
         kill(&self.layout, &self.location).unwrap();
         assert!(pids(&self.layout, self.location.path()).unwrap().is_empty());
         for child in &mut self.children {
-            assert_eq!(child.wait().unwrap().signal(), Some(9));
+            // By SIGKILL; a shell that was kept from forking (pids.max) may end before it with an error.
+            assert!(!child.wait().unwrap().success());
         }
         group::remove(&self.layout, self.location.path()).unwrap();
         assert!(self.layout.hierarchies.iter().all(|one| !one.dir(self.location.path()).exists()));

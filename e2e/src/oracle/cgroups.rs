@@ -21,7 +21,7 @@ pub fn look(scope: &Scope, look: &mut Look) {
 
 /// Removes the groups below and with a parent, deepest first. Their processes are gone by now.
 pub fn sweep(parent: &str) {
-    if parent.ends_with(".slice") {
+    if parent.strip_suffix(".slice").is_some() {
         // systemd makes the groups of its units anew at every reload.
         let _ = crate::process::run(std::process::Command::new("systemctl").args(["stop", parent]));
     }

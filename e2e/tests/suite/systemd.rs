@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use holdfast_e2e::{
     Scene,
+    agent::Settings,
     grpc::{self, Message},
     place, process,
     scene::BUSYBOX,
@@ -20,9 +21,12 @@ use serde_json::{Value, json};
 
 /// A scene whose agent has the systemd driver.
 fn scene() -> Result<Option<Scene>> {
-    let Some(scene) = Scene::ours()? else { return Ok(None) };
-    let parent = scene.scope().cgroup.unwrap_or_default();
-    if parent.ends_with(".slice") {
+    scene_with(|_| {})
+}
+
+fn scene_with(change: impl FnOnce(&mut Settings)) -> Result<Option<Scene>> {
+    let Some(scene) = Scene::ours_with(change)? else { return Ok(None) };
+    if scene.scope().cgroup.is_some_and(|parent| parent.strip_suffix(".slice").is_some()) {
         return Ok(Some(scene));
     }
     println!("SKIP: this host has no systemd on cgroup v2");
@@ -108,14 +112,8 @@ const WRITTEN_BACK: &[&str] = &[
 /// and by the name of a file.
 #[test]
 fn a_reload_changes_no_limit() -> Result<()> {
-    let with_limit = |settings: &mut holdfast_e2e::agent::Settings| {
-        settings.runtime = "pids_limit = 100".to_owned();
-    };
-    let Some(scene) = Scene::ours_with(with_limit)? else { return Ok(()) };
-    if !scene.scope().cgroup.is_some_and(|parent| parent.ends_with(".slice")) {
-        println!("SKIP: this host has no systemd on cgroup v2");
-        return Ok(());
-    }
+    let with_limit = |settings: &mut Settings| settings.runtime = "pids_limit = 100".to_owned();
+    let Some(scene) = scene_with(with_limit)? else { return Ok(()) };
     let oracle = scene.oracle()?;
     let pod = pod(&scene.dir, "reload");
     let pod_id = scene.run_pod(&pod)?;

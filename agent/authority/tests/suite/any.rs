@@ -41,7 +41,7 @@ fn representation() -> impl Strategy<Value = Representation> {
     let flags = || 0_u8..32;
     prop_oneof![
         (1_u32..80).prop_map(Representation::Indexed),
-        (prop_oneof![Just(1_u32), 1..70_u32, 62..66_u32], value(), flags())
+        (prop_oneof![Just(1_u32), 1..70_u32, 62..70_u32], value(), flags())
             .prop_map(|(index, value, flags)| Representation::NameByIndex(index, value, flags)),
         (name(), value(), flags())
             .prop_map(|(name, value, flags)| Representation::Literal(name, value, flags)),
@@ -50,8 +50,8 @@ fn representation() -> impl Strategy<Value = Representation> {
 
 fn block() -> impl Strategy<Value = Block> {
     (
-        proptest::option::weighted(0.2, 0_u32..=4096),
-        vec(representation(), 0..12),
+        proptest::option::weighted(0.4, prop_oneof![60_u32..300, 0_u32..=4096]),
+        vec(representation(), 0..16),
         vec(any::<Index>(), 0..4),
         any::<Option<u8>>(),
         any::<bool>(),

@@ -53,6 +53,8 @@ fn serve(id: &str) -> ExitCode {
         warnings.push(format!("the shim's program can be written to from a container that can see it{why}"));
     }
     process::small_heap();
+    // What our children make for others to open does not depend on the unit that the agent runs in.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     match control::serve(warnings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

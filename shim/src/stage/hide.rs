@@ -11,14 +11,15 @@ use holdfast_sys::path::{Root, is_directory};
 use rustix::fs::{FileType, Mode, OFlags, makedev, mkdirat, mknodat, openat};
 use rustix::io::Errno;
 
+use super::devices;
 use super::launch::{Launch, has_user_namespace, linux};
 use crate::fault::{OrFail, Result};
 
 /// What covers paths.
 #[derive(Debug)]
 pub struct Hidden {
-    /// A tmpfs with `null`, `empty`, `0` and `1`; detached until [`attach`].
-    scratch: Option<OwnedFd>,
+    /// A tmpfs with `null`, `empty`, `0` and `1`, and what [`devices::prepare_outside`] makes; detached until [`attach`].
+    pub scratch: Option<OwnedFd>,
 }
 
 impl Hidden {
@@ -36,7 +37,7 @@ fn read_only(launch: &Launch) -> &[String] {
     linux(launch).and_then(|linux| linux.readonly_paths().as_deref()).unwrap_or_default()
 }
 
-/// Makes the tmpfs, on the host, where a device node may be made.
+/// Makes the tmpfs, on the host, where a device node may be made; the umask has to be 0.
 pub fn prepare(launch: &Launch) -> Result<Hidden> {
     const STAGE: &str = "make covers for masked paths";
     if masked(launch).is_empty() && !has_user_namespace(launch) {
@@ -48,6 +49,7 @@ pub fn prepare(launch: &Launch) -> Result<Hidden> {
     for name in ["empty", "0", "1"] {
         mkdirat(&scratch, name, Mode::from_raw_mode(0o555)).or_fail(STAGE)?;
     }
+    devices::prepare_outside(launch, &scratch)?;
     Ok(Hidden { scratch: Some(scratch) })
 }
 

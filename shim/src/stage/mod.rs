@@ -12,6 +12,7 @@ use holdfast_sys::clone::{Birth, Forked, fork};
 use holdfast_sys::path::Root;
 use holdfast_sys::process::{self, exit_now};
 use holdfast_sys::{ns, pidfd};
+use rustix::fs::Mode;
 
 use crate::fault::{OrFail, Result};
 use crate::link::{self, Progress, Ready, Report, Step};
@@ -136,6 +137,9 @@ fn outside(plan: &Plan<'_>) -> Result<()> {
     }
     // Here, because a user namespace may not make device nodes, and a mount of its own may not show any.
     at(Step::MakeDevices);
+    // mknod(2) takes it off the mode of a node. What we make from here on names the mode that it shall have; the
+    // container gets its own umask with its user.
+    rustix::process::umask(Mode::empty());
     let devices = devices::make(&launch)?;
     let hidden = hide::prepare(&launch)?;
     let cgroups = cgroup::layout(&launch)?;
@@ -215,7 +219,7 @@ fn inside(plan: &Plan<'_>, taken: &mut Taken) -> Result<()> {
     // In the order of the spec: a later mount may lie in an earlier one.
     at(Step::Mounts);
     let made = mounts::make(taken, &root)?;
-    devices::outside_dev(launch, &root)?;
+    devices::outside_dev(launch, &root, taken.hidden.scratch.as_ref())?;
     command::make_directory(process.cwd(), &root);
     let mut terminal = console::make(plan, process, &root, &made)?;
     // Through our own procfs, before parts of it become read-only.

@@ -3,6 +3,7 @@
 
 mod attach;
 mod death;
+mod devices;
 mod exec;
 mod harness;
 mod images;

@@ -177,6 +177,7 @@ fn become_hook(path: &Path, program: &Program, directory: &Path, stdin: &OwnedFd
         rustix::process::setsid()?;
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         rustix::process::chdir(directory)?;
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         rustix::stdio::dup2_stdin(stdin)?;
         rustix::stdio::dup2_stdout(output)?;
         rustix::stdio::dup2_stderr(output)

@@ -28,6 +28,8 @@ pub enum Report {
     Born,
     /// A child of yours runs createContainer hooks; its pidfd comes along.
     HookRunner,
+    /// The container's null device comes along, for execs that want one.
+    Null,
     /// The terminal that an exec gets; its master comes along.
     Terminal,
     /// I stand at the gate. The terminal's master comes along, if there is one.

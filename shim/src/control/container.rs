@@ -104,6 +104,8 @@ pub struct Container {
     pub stdin: Option<OwnedFd>,
     /// Master of its terminal, for its size.
     pub terminal: Option<OwnedFd>,
+    /// Its null device, for execs.
+    pub null: Option<OwnedFd>,
     /// Who waits for the log to be reopened, and for which time.
     pub reopening: Vec<(u32, Asked)>,
     /// Who waits for our end.
@@ -155,6 +157,7 @@ impl Container {
             pump: None,
             stdin: None,
             terminal: None,
+            null: None,
             reopening: Vec::new(),
             shutdown: None,
             hook_runners: Vec::new(),

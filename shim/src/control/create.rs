@@ -8,7 +8,7 @@ use holdfast_pod::protocol::{Answer, Create, Created, Event, Failure, FaultKind,
 use holdfast_sys::clone::{Birth, Child, Forked, fork};
 use holdfast_sys::process::exit_now;
 use holdfast_sys::{pidfd, proc, socket};
-use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, fchown, openat};
+use rustix::fs::{Gid, Uid, fchown};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::agents::Asked;
@@ -46,14 +46,13 @@ impl Ends {
         let pipe = || pipe_with(PipeFlags::CLOEXEC).or_fail(STAGE);
         let (stdin, ours) = if create.stdin {
             let (theirs, ours) = pipe()?;
-            (theirs, Some(ours))
+            (Some(theirs), Some(ours))
         } else {
-            let null = openat(CWD, "/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-            (null.or_fail("open /dev/null")?, None)
+            (None, None)
         };
         let ((stdout, out), (stderr, err)) = (pipe()?, pipe()?);
         let input = Input::Pipes { stdout, stderr };
-        Ok(Self { theirs: Stdio::Three([stdin, out, err]), input: Some(input), stdin: ours })
+        Ok(Self { theirs: Stdio::Three([stdin, Some(out), Some(err)]), input: Some(input), stdin: ours })
     }
 }
 
@@ -233,6 +232,7 @@ impl Shim {
                     self.undo(Some(failure));
                 }
             }
+            Report::Null => container.null = fds.pop(),
             // Only an exec's.
             Report::Terminal => {}
             Report::Failed(failure) => match container.stage {

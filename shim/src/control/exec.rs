@@ -8,7 +8,6 @@ use holdfast_pod::protocol::{Answer, Event, Exec as Request, Failure, FaultKind,
 use holdfast_sys::clone::{Birth, Child, Forked, fork};
 use holdfast_sys::pidfd::{self, Exit};
 use holdfast_sys::socket;
-use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::agents::Asked;
@@ -20,8 +19,9 @@ use super::poll::Token;
 use super::{Shim, deadline, tree};
 use crate::fault::{OrFail, Result, failure, internal};
 use crate::link::Report;
+use crate::stage::Stdio;
 use crate::stage::cgroup::unified_of;
-use crate::stage::exec::{self as stage, Plan, Stdio};
+use crate::stage::exec::{self as stage, Plan};
 use crate::stage::foreign_exec as foreign_stage;
 
 /// Longest time until the command runs.
@@ -84,17 +84,11 @@ impl Exec {
     }
 }
 
-fn take_stdio(request: &Request, passed: &mut Passed) -> Result<Stdio> {
+fn take_stdio(request: &Request, passed: &mut Passed) -> Stdio {
     if request.tty {
-        return Ok(Stdio::Terminal);
+        return Stdio::Terminal;
     }
-    let mut one = |role| match passed.take(role) {
-        Some(fd) => Ok(fd),
-        None => {
-            openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).or_fail("open /dev/null")
-        }
-    };
-    Ok(Stdio::Three([one(FdRole::Stdin)?, one(FdRole::Stdout)?, one(FdRole::Stderr)?]))
+    Stdio::Three([FdRole::Stdin, FdRole::Stdout, FdRole::Stderr].map(|role| passed.take(role)))
 }
 
 impl Shim {
@@ -103,7 +97,7 @@ impl Shim {
         let serial = self.serial;
         let process = passed.need(FdRole::Process, STAGE)?;
         let seccomp = passed.take(FdRole::Seccomp);
-        let stdio = take_stdio(request, &mut passed)?;
+        let stdio = take_stdio(request, &mut passed);
         let made = self.container.as_ref().filter(|container| container.foreign.is_some());
         let foreign =
             made.map(|container| Files::make(self.run_dir.as_fd(), &container.create.bundle, serial, &stdio));
@@ -132,6 +126,7 @@ impl Shim {
                 init: init.pidfd.as_fd(),
                 tasks: &container.cgroup.tasks,
                 stdio: &stdio,
+                null: container.null.as_ref(),
                 container: &container.ready,
                 link: theirs.as_fd(),
             }),
@@ -181,7 +176,7 @@ impl Shim {
                 Ok(Some((Report::Failed(failure), _))) => exec.failure = Some(failure),
                 Ok(Some((Report::Terminal, mut fds))) => exec.terminal = fds.pop(),
                 // A container's.
-                Ok(Some((Report::Ready(_) | Report::Files | Report::HookRunner, _))) => {}
+                Ok(Some((Report::Ready(_) | Report::Files | Report::HookRunner | Report::Null, _))) => {}
                 Ok(None) | Err(_) => self.exec_link_is_closed(serial),
             }
         }

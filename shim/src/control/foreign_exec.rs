@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, unlinkat};
 use super::Shim;
 use super::foreign::{Left, left_behind, said, take_terminal};
 use crate::fault::{OrFail, Result};
-use crate::stage::exec::Stdio;
+use crate::stage::Stdio;
 use crate::stage::foreign_exec::Names;
 
 /// An exec's files in the bundle.

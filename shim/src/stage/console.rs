@@ -56,10 +56,10 @@ pub fn take_stdio(stdio: &Stdio, terminal: Option<&Terminal>, user: &ResolvedUse
     }
 }
 
-/// A session, and three descriptors.
-pub fn take_three([stdin, stdout, stderr]: &[OwnedFd; 3]) -> Result<()> {
+/// A session, and three descriptors; what is missing stays the null device that it is by now.
+pub fn take_three([stdin, stdout, stderr]: &[Option<OwnedFd>; 3]) -> Result<()> {
     new_session()?;
-    duplicate(stdin, stdout, stderr)
+    duplicate(stdin.as_ref(), stdout.as_ref(), stderr.as_ref())
 }
 
 /// A session whose controlling terminal it is, owned by the user.
@@ -69,16 +69,16 @@ pub fn take_terminal(slave: &OwnedFd, uid: u32) -> Result<()> {
     let _ = rustix::fs::fchown(slave, Some(Uid::from_raw(uid)), None);
     let _ = rustix::fs::fchmod(slave, Mode::from_raw_mode(0o620));
     tty::control(slave).or_fail("make the terminal the controlling one")?;
-    duplicate(slave, slave, slave)
+    duplicate(Some(slave), Some(slave), Some(slave))
 }
 
 fn new_session() -> Result<()> {
     rustix::process::setsid().or_fail("begin a session").map(drop)
 }
 
-fn duplicate(stdin: &OwnedFd, stdout: &OwnedFd, stderr: &OwnedFd) -> Result<()> {
+fn duplicate(stdin: Option<&OwnedFd>, stdout: Option<&OwnedFd>, stderr: Option<&OwnedFd>) -> Result<()> {
     const STAGE: &str = "set up stdio";
-    dup2_stdin(stdin).or_fail(STAGE)?;
-    dup2_stdout(stdout).or_fail(STAGE)?;
-    dup2_stderr(stderr).or_fail(STAGE)
+    stdin.map_or(Ok(()), dup2_stdin).or_fail(STAGE)?;
+    stdout.map_or(Ok(()), dup2_stdout).or_fail(STAGE)?;
+    stderr.map_or(Ok(()), dup2_stderr).or_fail(STAGE)
 }

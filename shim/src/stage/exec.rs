@@ -12,22 +12,13 @@ use holdfast_sys::{ns, tty};
 use oci_spec::runtime::Process;
 use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid, fchown, fstat, openat};
 
-use super::{born, cgroup, close_the_host, command, console, end, identity, join, launch, oom};
+use super::{Stdio, born, cgroup, close_the_host, command, console, end, identity, join, launch, null, oom};
 use crate::fault::{OrFail, Result, internal, invalid};
 use crate::link::{Ready, Report, host_id, report};
 
 /// f_type of procfs and devpts (linux/magic.h).
 const PROC_MAGIC: i64 = 0x9fa0;
 const DEVPTS_MAGIC: i64 = 0x1cd1;
-
-/// An exec's stdio.
-#[derive(Debug)]
-pub enum Stdio {
-    /// stdin, stdout, stderr.
-    Three([OwnedFd; 3]),
-    /// A terminal, to be made in the container's devpts.
-    Terminal,
-}
 
 /// All that the exec stage is given.
 #[derive(Debug)]
@@ -42,6 +33,8 @@ pub struct Plan<'a> {
     pub tasks: &'a [OwnedFd],
     /// Where output goes.
     pub stdio: &'a Stdio,
+    /// The container's null device.
+    pub null: Option<&'a OwnedFd>,
     /// What stood at the gate.
     pub container: &'a Ready,
     /// The stages' end of the link.
@@ -62,10 +55,9 @@ fn outside(plan: &Plan<'_>) -> Result<()> {
     // As the host's root, who alone may: the pipes are the agent's.
     own_stdio(plan, exec.process.user());
     let mut kept = vec![plan.link.as_raw_fd(), plan.init.as_raw_fd()];
-    if let Stdio::Three(three) = plan.stdio {
-        kept.extend(three.iter().map(AsRawFd::as_raw_fd));
-    }
-    close_the_host(kept)?;
+    kept.extend(plan.stdio.descriptors());
+    // Here, as we are to be seen in the container. By descriptor: it may have put anything at /dev/null since.
+    close_the_host(kept, plan.null.map_or_else(null::own, null::again)?)?;
     join::hide_memory()?;
     let user = if plan.container.uid_map.is_empty() { 0 } else { ns::NEWUSER };
     let all = ns::NEWNS | ns::NEWPID | ns::NEWNET | ns::NEWIPC | ns::NEWUTS | ns::NEWCGROUP | user;
@@ -149,6 +141,7 @@ fn own_stdio(plan: &Plan<'_>, user: &oci_spec::runtime::User) {
     let Stdio::Three(three) = plan.stdio else { return };
     let pipes = three
         .iter()
+        .flatten()
         .filter(|fd| fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo));
     for pipe in pipes {
         let _ = fchown(pipe, Some(uid), Some(gid));

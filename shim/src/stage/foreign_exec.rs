@@ -7,9 +7,8 @@ use std::path::Path;
 use holdfast_pod::oci_runtime::OciRuntime;
 
 use super::bundle::fit;
-use super::exec::Stdio;
 use super::runtime::become_runtime;
-use super::{end, launch};
+use super::{Stdio, end, launch};
 use crate::fault::{OrFail, Result, internal};
 
 /// Names of an exec's files in the bundle.

@@ -5,7 +5,7 @@
 //! ([`inside`]) is born in the pod with the container's own namespaces, builds the root and becomes the command. Both
 //! lists below say why a step stands where it does; most orders that look as good are refused by some kernel.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use holdfast_pod::protocol::{Create, Failure};
 use holdfast_sys::clone::{Birth, Forked, fork};
@@ -34,6 +34,7 @@ pub mod join;
 pub mod label;
 pub mod launch;
 pub mod mounts;
+pub mod null;
 pub mod oom;
 pub mod options;
 pub mod propagation;
@@ -44,13 +45,21 @@ pub mod sysctl;
 pub mod unseen;
 pub mod user;
 
-/// Our end of stdio, as the container gets it.
+/// Our end of stdio, as the container or an exec gets it.
 #[derive(Debug)]
 pub enum Stdio {
-    /// stdin, stdout, stderr.
-    Three([OwnedFd; 3]),
-    /// Stage 2 makes a terminal in the container's devpts.
+    /// stdin, stdout, stderr; what is missing is a null device, and never the host's.
+    Three([Option<OwnedFd>; 3]),
+    /// A terminal, to be made in the container's devpts.
     Terminal,
+}
+
+impl Stdio {
+    /// All descriptors.
+    fn descriptors(&self) -> impl Iterator<Item = RawFd> {
+        let three = if let Self::Three(three) = self { three.as_slice() } else { &[] };
+        three.iter().flatten().map(AsRawFd::as_raw_fd)
+    }
 }
 
 /// All that stage 1 is given. The shim's memory is copied into it, so these are plain borrows.
@@ -142,6 +151,9 @@ fn outside(plan: &Plan<'_>) -> Result<()> {
     rustix::process::umask(Mode::empty());
     let devices = devices::make(&launch)?;
     let hidden = hide::prepare(&launch)?;
+    // For stdio, of the container and of its execs.
+    let null = null::of(devices.as_ref())?;
+    tell(plan.link, &Report::Null, null.as_fd())?;
     let cgroups = cgroup::layout(&launch)?;
     // In the host's /proc, which we trust; inside, /proc belongs to the image until we have mounted our own.
     let warnings = oom::adjust(launch::process(&launch)?)?;
@@ -150,7 +162,7 @@ fn outside(plan: &Plan<'_>) -> Result<()> {
     // Nothing of the host may be open or mounted when the pod can see us: a container of the pod with SYS_PTRACE in a
     // shared pid namespace reads /proc/PID/fd and /proc/PID/root.
     at(Step::JoinPod);
-    taken.close_the_rest(plan)?;
+    taken.close_the_rest(plan, null)?;
     join::pod(plan, &taken.launch)?;
     // Born with its own pid and mount namespaces after the pod's user namespace was joined: made before, they would
     // belong to the host's, and proc, mqueue and tmpfs could not be mounted in them. It is the shim's child, because
@@ -186,7 +198,7 @@ pub struct Taken {
 }
 
 impl Taken {
-    fn close_the_rest(&self, plan: &Plan<'_>) -> Result<()> {
+    fn close_the_rest(&self, plan: &Plan<'_>, null: OwnedFd) -> Result<()> {
         let mut kept = vec![plan.link.as_raw_fd(), plan.holder.as_raw_fd(), self.root.as_raw_fd()];
         kept.extend(plan.pid_target.map(|fd| fd.as_raw_fd()));
         kept.extend(self.sources.descriptors());
@@ -195,10 +207,8 @@ impl Taken {
         kept.extend(self.cgroups.descriptors());
         kept.extend(plan.hooks.map(|fd| fd.as_raw_fd()));
         kept.extend(self.hooks.iter().map(AsRawFd::as_raw_fd));
-        if let Stdio::Three(three) = plan.stdio {
-            kept.extend(three.iter().map(AsRawFd::as_raw_fd));
-        }
-        close_the_host(kept)
+        kept.extend(plan.stdio.descriptors());
+        close_the_host(kept, null)
     }
 }
 
@@ -275,13 +285,12 @@ fn inside(plan: &Plan<'_>, taken: &mut Taken) -> Result<()> {
     Err(command.run())
 }
 
-/// Closes everything but `kept`. Descriptors 0, 1 and 2 become /dev/null, which the shim has as its own 0: were they
-/// free, the next ones to be opened would take their numbers, and setting up stdio would overwrite them.
-pub fn close_the_host(mut kept: Vec<std::os::fd::RawFd>) -> Result<()> {
+/// Closes everything but `kept`. Descriptors 0, 1 and 2 become `null`: were they free, the next ones to be opened would take
+/// their numbers, and setting up stdio would overwrite them.
+pub fn close_the_host(mut kept: Vec<RawFd>, null: OwnedFd) -> Result<()> {
     const STAGE: &str = "close what the container does not need";
-    let null = rustix::stdio::stdin();
-    rustix::stdio::dup2_stdout(null).or_fail(STAGE)?;
-    rustix::stdio::dup2_stderr(null).or_fail(STAGE)?;
+    null::take(&null).or_fail(STAGE)?;
+    drop(null);
     kept.extend([0, 1, 2]);
     process::close_all_but(&mut kept).or_fail(STAGE)
 }
@@ -289,7 +298,12 @@ pub fn close_the_host(mut kept: Vec<std::os::fd::RawFd>) -> Result<()> {
 /// The first thing that a process does which will run a command: the shim must know it before it can end.
 fn born(link: BorrowedFd<'_>) -> Result<()> {
     let me = pidfd::open(std::process::id().cast_signed()).or_fail("open our own pidfd")?;
-    link::report(link, &Report::Born, Some(me.as_fd()))
+    tell(link, &Report::Born, me.as_fd())
+}
+
+/// A report that brings a descriptor.
+fn tell(link: BorrowedFd<'_>, report: &Report, fd: BorrowedFd<'_>) -> Result<()> {
+    link::report(link, report, Some(fd))
         .map_err(|e| crate::fault::internal("report to the shim", e.to_string()))
 }
 

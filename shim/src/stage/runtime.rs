@@ -11,7 +11,7 @@ use holdfast_sys::process::{self, Program};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
-use super::console;
+use super::{console, null};
 use crate::fault::{OrFail, Result, failure, internal};
 
 /// All that a runtime needs of an environment: its hooks have their own.
@@ -23,7 +23,7 @@ pub fn become_runtime(
     runtime: &OciRuntime,
     arguments: Vec<OsString>,
     bundle: &Path,
-    stdio: Option<&[OwnedFd; 3]>,
+    stdio: Option<&[Option<OwnedFd>; 3]>,
     link: Option<BorrowedFd<'_>>,
 ) -> Failure {
     match prepare(arguments, bundle, stdio, link) {
@@ -35,7 +35,7 @@ pub fn become_runtime(
 fn prepare(
     arguments: Vec<OsString>,
     bundle: &Path,
-    stdio: Option<&[OwnedFd; 3]>,
+    stdio: Option<&[Option<OwnedFd>; 3]>,
     link: Option<BorrowedFd<'_>>,
 ) -> Result<Program> {
     const STAGE: &str = "prepare the OCI runtime";
@@ -45,6 +45,10 @@ fn prepare(
     // It is of no use without us, who wait for it.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).or_fail(STAGE)?;
     if let Some(three) = stdio {
+        if three.iter().any(Option::is_none) {
+            // Not all runtimes open another for the container.
+            null::take(&null::own()?).or_fail(STAGE)?;
+        }
         console::take_three(three)?;
     } else {
         let null = rustix::stdio::stdin();

@@ -14,6 +14,7 @@ mod race;
 mod record;
 mod refused;
 mod scene;
+mod stdio;
 mod terminal;
 mod userns;
 mod walk;

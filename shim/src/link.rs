@@ -7,12 +7,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use holdfast_pod::channel::{self, ChannelError};
 use holdfast_pod::launch::IdMap;
-use holdfast_pod::protocol::{Failure, ResolvedUser};
+use holdfast_pod::protocol::{Failure, FaultKind, ResolvedUser};
 use holdfast_sys::error::CallError;
 use holdfast_sys::process::SharedWord;
 use holdfast_sys::socket;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+
+use crate::fault::failure;
 
 /// Shim to stage 1: the cgroup is there. Descriptors of v1 `tasks` files may come along.
 pub const PLACED: u8 = b'P';
@@ -98,7 +100,7 @@ pub enum Step {
     BecomeUser,
     /// Standing at the gate.
     Gate,
-    /// Loading seccomp, and running the command.
+    /// What is left to do when the gate is open.
     Run,
     /// Writing an OCI bundle.
     MakeBundle,
@@ -108,10 +110,12 @@ pub enum Step {
     Hooks,
     /// Opening the log and the exit record.
     OpenFiles,
+    /// execve(2) of the command.
+    Execute,
 }
 
 impl Step {
-    const ALL: [(Self, &'static str); 21] = [
+    const ALL: [(Self, &'static str); 22] = [
         (Self::Begin, "begin"),
         (Self::EnterCgroup, "enter cgroup"),
         (Self::AwaitPlacement, "await placement in the cgroup"),
@@ -128,11 +132,12 @@ impl Step {
         (Self::Pivot, "change root"),
         (Self::BecomeUser, "become user"),
         (Self::Gate, "wait at the gate"),
-        (Self::Run, "run command"),
+        (Self::Run, "prepare to run command"),
         (Self::MakeBundle, "make the bundle"),
         (Self::RunRuntime, "create by the OCI runtime"),
         (Self::Hooks, "run hooks"),
         (Self::OpenFiles, "open the log and the exit record"),
+        (Self::Execute, "run command"),
     ];
 
     fn name_of(number: u32) -> &'static str {
@@ -140,11 +145,28 @@ impl Step {
     }
 }
 
-/// How far a stage has come, in memory that stage and shim share.
+/// How far a stage has come, and whether it failed there, in memory that stage and shim share: to tell of it takes no
+/// system call, which a seccomp program could forbid.
 #[derive(Debug)]
 pub struct Progress(SharedWord);
 
+/// What the end of a link means over which no failure came.
+#[derive(Debug)]
+pub enum Silence {
+    /// execve(2) has closed it. Or the process was killed in there; that looks the same.
+    Runs,
+    /// A step failed, and the stage could not say so.
+    Failed(Failure),
+    /// The stage was killed in this step.
+    Killed(&'static str),
+}
+
 impl Progress {
+    /// The number of a step; above it stand a bit for its failure and the errno.
+    const STEP: u32 = 0xff;
+    const FAILED: u32 = 0x100;
+    const ERRNO_SHIFT: u32 = 16;
+
     /// At the beginning.
     pub fn new() -> Result<Self, CallError> {
         SharedWord::new().map(Self)
@@ -155,9 +177,31 @@ impl Progress {
         self.0.set(step as u32);
     }
 
+    /// The step has failed, with this errno or 0.
+    pub fn failed(&self, errno: i32) {
+        let errno = u32::from(u16::try_from(errno).unwrap_or_default());
+        self.0.set(self.0.get() & Self::STEP | Self::FAILED | errno << Self::ERRNO_SHIFT);
+    }
+
     /// The step that the stage is in, as a user may read it.
     pub fn name(&self) -> &'static str {
-        Step::name_of(self.0.get())
+        Step::name_of(self.0.get() & Self::STEP)
+    }
+
+    /// For a link that has ended without a word.
+    pub fn silence(&self) -> Silence {
+        let word = self.0.get();
+        if word & Self::FAILED != 0 {
+            let errno = (word >> Self::ERRNO_SHIFT) as i32;
+            let why = if errno == 0 {
+                String::new()
+            } else {
+                format!("{}; ", std::io::Error::from_raw_os_error(errno))
+            };
+            let text = format!("{why}no more could be told: does its seccomp profile allow sendmsg?");
+            return Silence::Failed(failure(FaultKind::Invalid, self.name(), errno, text));
+        }
+        if word & Self::STEP == Step::Execute as u32 { Silence::Runs } else { Silence::Killed(self.name()) }
     }
 }
 
@@ -209,6 +253,24 @@ mod tests {
             assert_eq!(Step::name_of(*step as u32), *name);
         }
         assert_eq!(Step::name_of(99), "unknown");
+    }
+
+    #[test]
+    fn silence_means_what_was_done_last() {
+        let progress = Progress::new().unwrap();
+        progress.at(Step::Run);
+        assert!(matches!(progress.silence(), Silence::Killed("prepare to run command")));
+        progress.at(Step::Execute);
+        assert!(matches!(progress.silence(), Silence::Runs));
+        progress.failed(Errno::NOEXEC.raw_os_error());
+        assert_eq!(progress.name(), "run command");
+        let Silence::Failed(failure) = progress.silence() else { panic!("{progress:?}") };
+        assert!(
+            failure.errno == Errno::NOEXEC.raw_os_error() && failure.text.starts_with("Exec format error")
+        );
+        progress.at(Step::Run);
+        progress.failed(0);
+        assert!(matches!(progress.silence(), Silence::Failed(failure) if failure.errno == 0));
     }
 
     #[test]

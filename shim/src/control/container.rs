@@ -76,7 +76,7 @@ pub struct Container {
     pub init: Option<Child>,
     /// To the stages, until the command runs.
     pub link: Option<OwnedFd>,
-    /// How far the stages are, until the gate.
+    /// How far the stages are, until the command runs.
     pub progress: Option<Progress>,
     /// What stood at the gate.
     pub ready: Ready,

@@ -19,7 +19,7 @@ use super::foreign::{self, Foreign};
 use super::poll::Token;
 use super::{Shim, deadline, shrink};
 use crate::fault::{OrFail, Result, failure, internal};
-use crate::link::{self, Progress, Ready, Report, host_id};
+use crate::link::{self, Progress, Ready, Report, Silence, host_id};
 use crate::pump::{Input, LogFile, Pump, RecordFile};
 use crate::stage::hooks::Moment;
 use crate::stage::{self, Plan, Stdio, bundle};
@@ -28,6 +28,10 @@ use crate::stage::{self, Plan, Stdio, bundle};
 const DEFAULT_LIMIT: Duration = Duration::from_mins(2);
 /// How long killed children may take to go.
 const UNDO_LIMIT: Duration = Duration::from_secs(10);
+
+/// Why a stage said nothing.
+const NO_WORD: &str =
+    "the stage ended without a word: was it killed, by its seccomp profile perhaps, or short of memory?";
 
 /// Our ends and the container's.
 struct Ends {
@@ -237,14 +241,18 @@ impl Shim {
             Report::Terminal => {}
             Report::Failed(failure) => match container.stage {
                 Stage::Building => self.undo(Some(failure)),
-                Stage::Opening => {
-                    container.start_error = Some(failure.clone());
-                    if let Some(asked) = container.asked.take() {
-                        self.answer(asked, Answer::Failed(failure));
-                    }
-                }
+                Stage::Opening => self.start_has_failed(failure),
                 _ => {}
             },
+        }
+    }
+
+    /// The command does not run; its process ends by itself.
+    fn start_has_failed(&mut self, failure: Failure) {
+        let Some(container) = self.container.as_mut() else { return };
+        container.start_error = Some(failure.clone());
+        if let Some(asked) = container.asked.take() {
+            self.answer(asked, Answer::Failed(failure));
         }
     }
 
@@ -296,7 +304,6 @@ impl Shim {
         container.created.user = ready.user.clone();
         let created = container.created.clone();
         container.ready = Ready { warnings: Vec::new(), ..ready };
-        container.progress = None;
         container.deadline = None;
         container.stage = Stage::Gate;
         let asked = container.asked.take();
@@ -318,10 +325,14 @@ impl Shim {
             Stage::Building if container.foreign.as_ref().is_some_and(Foreign::runs) => {}
             Stage::Building => {
                 let step = container.progress.as_ref().map_or("unknown", Progress::name);
-                let text = "the stage ended without a word: was it killed, or short of memory?";
-                self.undo(Some(internal(step, text)));
+                self.undo(Some(internal(step, NO_WORD)));
             }
             Stage::Opening if container.start_error.is_none() => {
+                match container.progress.take().map_or(Silence::Runs, |progress| progress.silence()) {
+                    Silence::Runs => {}
+                    Silence::Failed(failure) => return self.start_has_failed(failure),
+                    Silence::Killed(step) => return self.start_has_failed(internal(step, NO_WORD)),
+                }
                 container.stage = Stage::Running;
                 if self.begin_hooks(Moment::Poststart) {
                     // Start is answered when they are through.

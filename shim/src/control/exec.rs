@@ -18,7 +18,7 @@ use super::foreign_exec::Files;
 use super::poll::Token;
 use super::{Shim, deadline, tree};
 use crate::fault::{OrFail, Result, failure, internal};
-use crate::link::Report;
+use crate::link::{Progress, Report, Silence};
 use crate::stage::Stdio;
 use crate::stage::cgroup::unified_of;
 use crate::stage::exec::{self as stage, Plan};
@@ -42,6 +42,8 @@ pub struct Exec {
     answered: bool,
     /// To the stages, until the command runs.
     link: Option<OwnedFd>,
+    /// How far they are.
+    progress: Progress,
     /// The process that joined, or the runtime's command, until it is reaped.
     helper: Option<Child>,
     /// The process itself, until it is reaped.
@@ -105,6 +107,7 @@ impl Shim {
         let container = self.container_in(STAGE, |stage| matches!(stage, Stage::Running))?;
         let init = container.init.as_ref().ok_or_else(|| wrong_phase(STAGE, "the container has ended"))?;
         let (ours, theirs) = socket::pair().or_fail(STAGE)?;
+        let progress = Progress::new().or_fail(STAGE)?;
         let forked = match &container.foreign {
             None => fork_into(&container.cgroup, init.pid)?,
             Some(_) => fork(Birth::default()).or_fail("clone exec stage")?,
@@ -129,6 +132,7 @@ impl Shim {
                 null: container.null.as_ref(),
                 container: &container.ready,
                 link: theirs.as_fd(),
+                progress: &progress,
             }),
         };
         drop(theirs);
@@ -141,6 +145,7 @@ impl Shim {
             asked,
             answered: false,
             link: Some(ours),
+            progress,
             helper: Some(helper),
             process: None,
             pid: None,
@@ -193,7 +198,11 @@ impl Shim {
         }
         match (exec.pid, &exec.failure) {
             // The one that joined holds the link as well, so a short command may be over and reaped by now.
-            (Some(pid), None) if !exec.given_up => self.exec_has_begun(serial, pid),
+            (Some(pid), None) if !exec.given_up => match exec.progress.silence() {
+                Silence::Runs => self.exec_has_begun(serial, pid),
+                Silence::Failed(failure) => exec.failure = Some(failure),
+                Silence::Killed(_) => {}
+            },
             // Told of when it is reaped: nothing is left of it then, and how its stages ended is known.
             _ => {}
         }

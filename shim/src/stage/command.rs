@@ -1,6 +1,6 @@
 //! The command itself: where it is, in which directory, and why it does not run.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
@@ -8,10 +8,11 @@ use holdfast_pod::protocol::{Failure, FaultKind};
 use holdfast_sys::path::{Kind, Root};
 use holdfast_sys::process::Program;
 use oci_spec::runtime::Process;
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
 use crate::fault::{OrFail, Result, failure, invalid};
+use crate::link::{Progress, Step};
 
 /// Where a command without a slash is looked for if the environment does not say it.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -20,7 +21,14 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 pub struct Command {
     program: Program,
     candidates: Vec<CString>,
+    found: Vec<Found>,
     name: String,
+}
+
+/// A candidate that is there.
+struct Found {
+    path: CString,
+    directory: bool,
 }
 
 /// Lays the command out. `home` becomes HOME if the environment has none.
@@ -44,7 +52,7 @@ pub fn prepare(process: &Process, raw_env: &[Vec<u8>], home: &str) -> Result<Com
     let arguments =
         strings(arguments.iter().map(|argument| argument.clone().into_bytes()).collect()).map_err(zero)?;
     let program = Program::new(arguments, strings(environment).map_err(zero)?);
-    Ok(Command { program, candidates, name })
+    Ok(Command { program, candidates, found: Vec::new(), name })
 }
 
 fn value_of<'a>(environment: &'a [Vec<u8>], key: &[u8]) -> Option<&'a [u8]> {
@@ -65,12 +73,21 @@ fn candidates(name: &str, path: &[u8]) -> Vec<Vec<u8>> {
 }
 
 impl Command {
+    /// Looks where the command is, as the user that runs it and before a seccomp program forbids to look.
+    pub fn locate(&mut self) -> Result<()> {
+        self.found = std::mem::take(&mut self.candidates).into_iter().filter_map(look).collect();
+        if self.found.is_empty() { Err(self.missing()) } else { Ok(()) }
+    }
+
     /// Becomes the command; comes back with the reason why not.
-    pub fn run(&self) -> Failure {
+    pub fn run(&self, progress: &Progress) -> Failure {
         let mut denied = None;
-        for candidate in &self.candidates {
-            match self.program.run(candidate) {
-                Errno::NOENT | Errno::NOTDIR if !exists(candidate) => {}
+        for candidate in &self.found {
+            progress.at(Step::Execute);
+            let errno = self.program.run(&candidate.path);
+            // Before all else: to find words takes memory, which the seccomp program may refuse.
+            progress.failed(errno.raw_os_error());
+            match errno {
                 // execvp(3) goes on as well: another one further on may be allowed.
                 Errno::ACCESS => denied = denied.or(Some(candidate)),
                 errno => return refused(candidate, errno),
@@ -95,10 +112,10 @@ impl Command {
     }
 }
 
-fn refused(candidate: &CStr, errno: Errno) -> Failure {
-    let path = String::from_utf8_lossy(candidate.to_bytes());
+fn refused(candidate: &Found, errno: Errno) -> Failure {
+    let path = String::from_utf8_lossy(candidate.path.to_bytes());
     let text = match errno {
-        Errno::ACCESS if is_directory(candidate) => format!("{path:?} is a directory, not a program"),
+        Errno::ACCESS if candidate.directory => format!("{path:?} is a directory, not a program"),
         Errno::ACCESS => {
             format!("{path:?}: permission denied: make it executable for the user that runs it")
         }
@@ -112,13 +129,13 @@ fn refused(candidate: &CStr, errno: Errno) -> Failure {
     failure(FaultKind::Invalid, "run command", errno.raw_os_error(), text)
 }
 
-fn exists(path: &CStr) -> bool {
-    rustix::fs::stat(path).is_ok()
-}
-
-fn is_directory(path: &CStr) -> bool {
-    use rustix::fs::FileType;
-    rustix::fs::stat(path).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+/// `None`: there is nothing. What cannot be looked at is for execve(2) to tell of.
+fn look(path: CString) -> Option<Found> {
+    let is_directory = |mode| FileType::from_raw_mode(mode) == FileType::Directory;
+    match rustix::fs::stat(path.as_c_str()) {
+        Err(Errno::NOENT | Errno::NOTDIR) => None,
+        stat => Some(Found { path, directory: stat.is_ok_and(|stat| is_directory(stat.st_mode)) }),
+    }
 }
 
 /// Makes the working directory if the image has none of that name, as runc does. What goes wrong shows when it is entered.
@@ -189,8 +206,10 @@ mod tests {
             process
                 .set_args(Some(vec![name.to_owned()]))
                 .set_env(Some(vec!["PATH=/nowhere:/usr".to_owned()]));
-            let command = prepare(&process, &[], "/");
-            command.map(|command| command.run())
+            let progress = Progress::new().or_fail("test")?;
+            let mut command = prepare(&process, &[], "/")?;
+            command.locate()?;
+            Ok::<_, Failure>(command.run(&progress))
         };
         let text = |name| command(name).map_or_else(|e| e.to_string(), |e| e.to_string());
         assert!(text("no-such-command").contains("is not in the PATH of the image"));

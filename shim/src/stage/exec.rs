@@ -14,7 +14,7 @@ use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid, fchown, fstat, openat};
 
 use super::{Stdio, born, cgroup, close_the_host, command, console, end, identity, join, launch, null, oom};
 use crate::fault::{OrFail, Result, internal, invalid};
-use crate::link::{Ready, Report, host_id, report};
+use crate::link::{Progress, Ready, Report, Step, host_id, report};
 
 /// f_type of procfs and devpts (linux/magic.h).
 const PROC_MAGIC: i64 = 0x9fa0;
@@ -39,11 +39,13 @@ pub struct Plan<'a> {
     pub container: &'a Ready,
     /// The stages' end of the link.
     pub link: BorrowedFd<'a>,
+    /// How far we are.
+    pub progress: &'a Progress,
 }
 
 /// The exec stage, in a child of the shim.
 pub fn run(plan: &Plan<'_>) -> ! {
-    end(plan.link, outside(plan))
+    end(plan.link, Some(plan.progress), outside(plan))
 }
 
 fn outside(plan: &Plan<'_>) -> Result<()> {
@@ -67,7 +69,7 @@ fn outside(plan: &Plan<'_>) -> Result<()> {
     }
     match fork(Birth { sibling: true, ..Birth::default() }).or_fail("clone process")? {
         Forked::Parent(_) => Ok(()),
-        Forked::Child => end(plan.link, inside(plan, &exec, seccomp.as_ref())),
+        Forked::Child => end(plan.link, Some(plan.progress), inside(plan, &exec, seccomp.as_ref())),
     }
 }
 
@@ -76,7 +78,7 @@ fn inside(plan: &Plan<'_>, exec: &launch::Exec, seccomp: Option<&Filter>) -> Res
     let process = &exec.process;
     let user = user_of(process.user());
     let home = if user.uid == plan.container.user.uid { plan.container.user.home.as_str() } else { "/" };
-    let command = command::prepare(process, &exec.raw_env, home)?;
+    let mut command = command::prepare(process, &exec.raw_env, home)?;
     match plan.stdio {
         Stdio::Three(three) => console::take_three(three)?,
         Stdio::Terminal => take_new_terminal(plan, process, user.uid)?,
@@ -89,8 +91,10 @@ fn inside(plan: &Plan<'_>, exec: &launch::Exec, seccomp: Option<&Filter>) -> Res
     // The link closes itself at execve, and is needed until then.
     process::close_all_but(&mut [0, 1, 2, plan.link.as_raw_fd()]).or_fail("close what is not stdio")?;
     command::change_directory(process.cwd())?;
+    plan.progress.at(Step::Run);
+    command.locate()?;
     identity.last_steps(seccomp)?;
-    Err(command.run())
+    Err(command.run(plan.progress))
 }
 
 /// A terminal of the container's own devpts, so that it has a name there. Its master goes to the shim.

@@ -58,7 +58,7 @@ pub struct Plan<'a> {
 
 /// Writes the process and becomes the runtime's `exec`.
 pub fn run(plan: &Plan<'_>) -> ! {
-    end(plan.link, outside(plan))
+    end(plan.link, None, outside(plan))
 }
 
 fn outside(plan: &Plan<'_>) -> Result<()> {

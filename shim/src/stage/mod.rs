@@ -91,14 +91,18 @@ pub struct Plan<'a> {
 
 /// Stage 1, in a child of the shim.
 pub fn run(plan: &Plan<'_>) -> ! {
-    end(plan.link, outside(plan))
+    end(plan.link, Some(plan.progress), outside(plan))
 }
 
 /// What is told to the shim at a stage's end.
-fn end(link: BorrowedFd<'_>, result: Result<()>) -> ! {
+fn end(link: BorrowedFd<'_>, progress: Option<&Progress>, result: Result<()>) -> ! {
     match result {
         Ok(()) => exit_now(0),
         Err(failure) => {
+            // First, for the other way takes calls that a seccomp program may forbid.
+            if let Some(progress) = progress {
+                progress.failed(failure.errno);
+            }
             tell_failure(link, failure);
             exit_now(1)
         }
@@ -171,7 +175,7 @@ fn outside(plan: &Plan<'_>) -> Result<()> {
     let namespaces = taken.launch.own & (ns::NEWNS | ns::NEWPID);
     match fork(Birth { namespaces, sibling: true, cgroup: None }).or_fail("clone container init")? {
         Forked::Parent(_) => Ok(()),
-        Forked::Child => end(plan.link, inside(plan, &mut taken)),
+        Forked::Child => end(plan.link, Some(plan.progress), inside(plan, &mut taken)),
     }
 }
 
@@ -249,7 +253,7 @@ fn inside(plan: &Plan<'_>, taken: &mut Taken) -> Result<()> {
     }
     // The rest is about this process alone.
     at(Step::BecomeUser);
-    let command = command::prepare(process, &launch.raw_env, &user.home)?;
+    let mut command = command::prepare(process, &launch.raw_env, &user.home)?;
     console::take_stdio(plan.stdio, terminal.as_ref(), &user)?;
     let master = terminal.map(|terminal| terminal.master);
     let mut identity = identity::Identity::of(process, &user, taken.seccomp.is_some())?;
@@ -281,8 +285,9 @@ fn inside(plan: &Plan<'_>, taken: &mut Taken) -> Result<()> {
     if plan.hooks.is_some() {
         hooks::inside::before_command(plan, launch)?;
     }
+    command.locate()?;
     identity.last_steps(taken.seccomp.as_ref())?;
-    Err(command.run())
+    Err(command.run(plan.progress))
 }
 
 /// Closes everything but `kept`. Descriptors 0, 1 and 2 become `null`: were they free, the next ones to be opened would take

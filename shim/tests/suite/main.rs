@@ -14,6 +14,7 @@ mod race;
 mod record;
 mod refused;
 mod scene;
+mod start;
 mod stdio;
 mod terminal;
 mod userns;

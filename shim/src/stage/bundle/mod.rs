@@ -58,7 +58,7 @@ pub struct Plan<'a> {
 
 /// Makes the bundle and becomes the runtime's `create`.
 pub fn run(plan: &Plan<'_>) -> ! {
-    end(plan.link, make(plan))
+    end(plan.link, Some(plan.progress), make(plan))
 }
 
 fn make(plan: &Plan<'_>) -> Result<()> {

@@ -145,7 +145,8 @@ pub fn make_directory(path: &Path, root: &Root) {
     }
 }
 
-/// Enters the working directory, as the user. What goes wrong is told by Start.
+/// Enters the working directory, as whoever we are now: first as root, whom a directory of somebody else is open to. What
+/// goes wrong is told by Start.
 pub fn change_directory(path: &Path) -> Result<()> {
     let stage = format!("change to working directory {}", path.display());
     if !path.is_absolute() {
@@ -158,6 +159,15 @@ pub fn change_directory(path: &Path) -> Result<()> {
         return Err(invalid(&stage, "it lies outside of the container's root"));
     }
     Ok(())
+}
+
+/// Enters it again, as the user, where root was not let in: a FUSE or NFS mount may know nobody but its own user.
+pub fn change_directory_again(as_root: Result<()>, path: &Path) -> Result<()> {
+    let denied = |errno| [Errno::ACCESS, Errno::PERM].iter().any(|denied| denied.raw_os_error() == errno);
+    match as_root {
+        Err(failure) if denied(failure.errno) => change_directory(path),
+        other => other,
+    }
 }
 
 /// Tells AppArmor or SELinux what the command shall be confined by, at its execve(2).
@@ -225,5 +235,16 @@ mod tests {
         let error =
             change_directory(Path::new("/no/such")).map_or_else(|e| e.to_string(), |()| String::new());
         assert!(error.contains("/no/such"), "{error}");
+    }
+
+    #[test]
+    fn what_root_may_not_enter_is_tried_again() {
+        let denied = |errno: Errno| Err(failure(FaultKind::Invalid, "as root", errno.raw_os_error(), ""));
+        let here = Path::new("/");
+        assert!(change_directory_again(denied(Errno::ACCESS), here).is_ok());
+        assert!(change_directory_again(denied(Errno::NOENT), here).is_err_and(|e| e.stage == "as root"));
+        let error = change_directory_again(denied(Errno::ACCESS), Path::new("/no/such"));
+        assert!(error.is_err_and(|e| e.stage.contains("/no/such")), "the second try's is told");
+        assert!(change_directory_again(Ok(()), Path::new("/no/such")).is_ok(), "one is enough");
     }
 }

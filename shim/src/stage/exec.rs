@@ -83,14 +83,15 @@ fn inside(plan: &Plan<'_>, exec: &launch::Exec, seccomp: Option<&Filter>) -> Res
         Stdio::Three(three) => console::take_three(three)?,
         Stdio::Terminal => take_new_terminal(plan, process, user.uid)?,
     }
-    let mut identity = identity::Identity::of(process, &user, seccomp.is_some())?;
     let proc = own_proc();
-    identity.become_user()?;
     command::set_label(process, proc.as_ref().map(AsFd::as_fd))?;
     drop(proc);
     // The link closes itself at execve, and is needed until then.
     process::close_all_but(&mut [0, 1, 2, plan.link.as_raw_fd()]).or_fail("close what is not stdio")?;
-    command::change_directory(process.cwd())?;
+    let directory = command::change_directory(process.cwd());
+    let mut identity = identity::Identity::of(process, &user, seccomp.is_some())?;
+    identity.become_user()?;
+    command::change_directory_again(directory, process.cwd())?;
     plan.progress.at(Step::Run);
     command.locate()?;
     identity.last_steps(seccomp)?;

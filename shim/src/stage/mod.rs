@@ -256,8 +256,6 @@ fn inside(plan: &Plan<'_>, taken: &mut Taken) -> Result<()> {
     let mut command = command::prepare(process, &launch.raw_env, &user.home)?;
     console::take_stdio(plan.stdio, terminal.as_ref(), &user)?;
     let master = terminal.map(|terminal| terminal.master);
-    let mut identity = identity::Identity::of(process, &user, taken.seccomp.is_some())?;
-    identity.become_user()?;
     // On exec, and kept until then, through our own procfs; it is known by descriptor.
     command::set_label(process, made.proc.as_ref().map(AsFd::as_fd))?;
     drop(made);
@@ -267,6 +265,9 @@ fn inside(plan: &Plan<'_>, taken: &mut Taken) -> Result<()> {
     kept.extend(master.iter().map(AsRawFd::as_raw_fd));
     process::close_all_but(&mut kept).or_fail("close what is not stdio")?;
     let directory = command::change_directory(process.cwd());
+    let mut identity = identity::Identity::of(process, &user, taken.seccomp.is_some())?;
+    identity.become_user()?;
+    let directory = command::change_directory_again(directory, process.cwd());
 
     at(Step::Gate);
     let ready = Ready {

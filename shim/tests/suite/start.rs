@@ -1,12 +1,51 @@
-//! From the gate to the command: what is said of a start that seccomp ends.
+//! From the gate to the command: the working directory, and what is said of a start that seccomp ends.
 
+use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 
 use holdfast_pod::protocol::{Answer, Exec, FaultKind, FdRole, Request};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{Shim, holder, record, request};
 use crate::scene::{Scene, process};
+
+/// A user without capabilities, as the restricted Pod Security profile wants it.
+fn restricted(process: &mut Value, cwd: &str) {
+    process["user"] = json!({"uid": 1000, "gid": 1000});
+    process["capabilities"] = json!({});
+    process["noNewPrivileges"] = json!(true);
+    process["cwd"] = json!(cwd);
+}
+
+/// As with other runtimes: images have a WORKDIR /root or /home/app and run as somebody else.
+#[test]
+fn a_working_directory_is_entered_as_root() {
+    let script = "readlink /proc/self/cwd; grep CapEff /proc/self/status; ls . 2>/dev/null || echo closed";
+    let Some(mut scene) = Scene::sh(script) else { return };
+    let private = scene.path("lower/work/private");
+    fs::create_dir(&private).unwrap();
+    fs::set_permissions(&private, fs::Permissions::from_mode(0o700)).unwrap();
+    fs::set_permissions(private.parent().unwrap(), fs::Permissions::from_mode(0o700)).unwrap();
+    restricted(scene.process(), "/work/private");
+    let expected = "/work/private\nCapEff:\t0000000000000000\nclosed\n";
+    let Some(kept) = Scene::sh("sleep 1000") else { return };
+    assert_eq!(Shim::run(&scene).exit_code, 0);
+    assert_eq!(scene.lines().join("\n").replace("stdout F ", "") + "\n", expected);
+    // Execs likewise.
+    fs::create_dir_all(kept.path("lower/work/private")).unwrap();
+    fs::set_permissions(kept.path("lower/work/private"), fs::Permissions::from_mode(0o700)).unwrap();
+    let mut shim = Shim::started(&kept);
+    let mut exec = process(&["sh", "-c", script]);
+    restricted(&mut exec, "/work/private");
+    assert_eq!(shim.output(1, &exec), (expected.to_owned(), 0));
+    restricted(&mut exec, "/no/such");
+    let Answer::Failed(failure) = shim.exec(2, &exec, &Exec::default(), &[]) else { panic!() };
+    assert!(failure.to_string().contains("/no/such"), "{failure}");
+    shim.agent.ok(Request::Kill);
+    shim.agent.exited();
+    shim.gone(&kept);
+}
 
 const KILL: u32 = 0x8000_0000;
 const ERRNO: u32 = 0x0005_0000;

@@ -1,6 +1,7 @@
 //! An overlay on kernels that take neither `lowerdir+` nor detached layers, nor copy a part of a detached mount: made by
 //! mount(2) in a private copy of the host's mount namespace, by a child that hands out the descriptor and ends.
 
+use std::ffi::CString;
 use std::fmt::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -13,9 +14,10 @@ use holdfast_sys::path::of_descriptor;
 use holdfast_sys::process::exit_now;
 use holdfast_sys::{ns, pidfd, socket};
 use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
 
 use super::images::look_up;
-use super::rootfs::{is_alone, layer, lowest_last};
+use super::rootfs::{VOLATILE, is_alone, layer, lowest_last};
 use crate::fault::{OrFail, Result, internal};
 
 const STAGE: &str = "make root file system";
@@ -119,21 +121,35 @@ fn build(
     if let Some(label) = label {
         let _ = write!(options, ",context=\"{label}\"");
     }
+    if !upper.is_empty() {
+        let _ = write!(options, ",{VOLATILE}");
+    }
     if options.len() > LONGEST_OPTIONS {
         let text =
             format!("this kernel cannot stack {} layers: squash the image, or use Linux 6.8", layers.len());
         return Err(crate::fault::invalid(STAGE, text));
     }
-    let target = place("root")?;
-    let options = std::ffi::CString::new(options).map_err(|_| internal(STAGE, "zero byte in a path"))?;
-    let flags = rustix::mount::MountFlags::empty();
-    rustix::mount::mount("overlay", of_descriptor(&target), "overlay", flags, options.as_c_str())
-        .or_fail(STAGE)?;
+    mount_overlay(&place("root")?, &options)?;
     let made = openat(&desk, "root", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .or_fail(STAGE)?;
     let part = volume.filter(|volume| !volume.sub_path.as_os_str().is_empty());
     let made = part.map_or(Ok(None), |volume| look_up(&made, volume).map(Some))?.unwrap_or(made);
     mount::copy_tree(made.as_fd(), Path::new(""), false).or_fail(STAGE)
+}
+
+/// By mount(2). A kernel before 5.10 does not know what spares a sync, and can do without.
+fn mount_overlay(target: &OwnedFd, options: &str) -> Result<()> {
+    let try_with = |options: &str| {
+        let flags = rustix::mount::MountFlags::empty();
+        let options = CString::new(options).map_err(|_| Errno::INVAL)?;
+        rustix::mount::mount("overlay", of_descriptor(target), "overlay", flags, options.as_c_str())
+    };
+    let lasting = options.strip_suffix(VOLATILE).and_then(|options| options.strip_suffix(','));
+    match (try_with(options), lasting) {
+        (Err(Errno::INVAL), Some(lasting)) => try_with(lasting),
+        (made, _) => made,
+    }
+    .or_fail(STAGE)
 }
 
 fn open(path: &Path) -> Result<OwnedFd> {

@@ -116,3 +116,24 @@ fn the_builder_names_a_sub_path_that_is_not_there() {
     let failure = built(&nowhere).unwrap_err();
     assert!(failure.stage.starts_with("mount image test:1: "), "{failure}");
 }
+
+/// The work directory of such an overlay holds a mark that no later mount passes.
+#[test]
+fn a_root_of_an_old_kernel_is_volatile_too() {
+    if !alone("a_root_of_an_old_kernel_is_volatile_too") {
+        return;
+    }
+    let image = image(2, "");
+    let place = |name: &str| {
+        let path = image._dir.path().join(name);
+        fs::create_dir(&path).unwrap();
+        path
+    };
+    let rootfs = Rootfs { layers: image.volume.layers.clone(), upper: place("changes"), work: place("work") };
+    let root = builder::overlay(&rootfs, None, None, None).unwrap();
+    mkdirat(&root, "made", Mode::from_raw_mode(0o755)).unwrap();
+    drop(root);
+    assert!(rootfs.upper.join("made").is_dir());
+    assert!(rootfs.work.join("work/incompat/volatile").is_dir());
+    assert!(builder::overlay(&rootfs, None, None, None).is_err());
+}

@@ -20,6 +20,11 @@ pub const PLACE: &str = "/root";
 /// Longest string that fsconfig(2) takes, with its end.
 const LONGEST_STRING: usize = 256;
 
+/// No sync of the upper directory's whole file system when the overlay goes (Linux 5.10), which is in the exit of the
+/// container's last process: it would be killed, and not end before all that others have written is on the disk. An
+/// overlay of that kind cannot be mounted a second time, and none of ours is.
+pub const VOLATILE: &str = "volatile";
+
 /// Makes the root as a detached mount.
 pub fn make(launch: &Launch, user_namespace: Option<&OwnedFd>) -> Result<OwnedFd> {
     let rootfs = &launch.rootfs;
@@ -98,6 +103,7 @@ pub fn overlay(
     if !rootfs.upper.as_os_str().is_empty() {
         directory(&fs, "upperdir", &rootfs.upper, &mut held)?;
         directory(&fs, "workdir", &rootfs.work, &mut held)?;
+        fs.flag(VOLATILE)?;
     }
     fs.mount(0)
 }

@@ -198,6 +198,8 @@ impl Shim {
     }
 
     pub fn send_create(&mut self, scene: &Scene, create: Create, more: &[(FdRole, BorrowedFd<'_>)]) -> u64 {
+        // A scene that has been played already is another container: its own overlay cannot be mounted again.
+        let _ = fs::remove_dir_all(scene.path("work/work/incompat"));
         let launch = memfd::sealed("launch", &scene.launch()).unwrap();
         let state = File::open(scene.path("state")).unwrap();
         let holder = self.holder.as_ref().unwrap().pidfd();

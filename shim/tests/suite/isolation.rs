@@ -43,6 +43,15 @@ fn devices_mounts_and_masks_are_there() {
     assert!(scene.path("upper/written").exists());
 }
 
+/// Else the exit of its last process waits for all that is dirty on the disk of its upper directory.
+#[test]
+fn no_end_of_a_container_syncs_a_disk() {
+    let Some(scene) = Scene::sh("grep ' / / ' /proc/self/mountinfo; touch /made") else { return };
+    let text = output(&scene);
+    assert!(text.contains("overlay") && text.trim_end().ends_with(",volatile"), "{text}");
+    assert!(scene.path("upper/made").exists());
+}
+
 #[test]
 fn a_read_only_root_is_read_only_and_its_mounts_are_not() {
     let script = "! touch /x 2>/dev/null && ! touch /etc/x 2>/dev/null && echo a > /data/a && echo b > /dev/shm/b && echo ok";

@@ -95,12 +95,22 @@ impl Filter {
     }
 }
 
-/// Begins a session keyring of its own (keyrings(7)): the one that we inherit is the agent's. A kernel without keys,
-/// or a full quota, leaves the old one, as with other runtimes.
-pub fn new_session_keyring() {
+/// Begins a session keyring of its own (keyrings(7)), which children share: the one that we inherited is somebody else's.
+/// It has no name, so that nobody else can join it.
+///
+/// # Errors
+/// EDQUOT if our user has too many keys. A kernel that has no keys is success, and so is one that we may not ask
+/// (EPERM comes of a seccomp filter, which forbids keys to our children as well).
+pub fn new_session_keyring() -> Result<()> {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
     // SAFETY: a null name means an anonymous keyring; no memory is touched.
-    unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<c_char>()) };
+    let id =
+        unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<c_char>()) };
+    match last() {
+        _ if id > 0 => Ok(()),
+        e if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => Ok(()),
+        e => Err(CallError::new("keyctl(KEYCTL_JOIN_SESSION_KEYRING)", e)),
+    }
 }
 
 /// Sends any signal, real-time ones too.

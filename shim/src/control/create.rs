@@ -7,7 +7,7 @@ use holdfast_pod::channel::{self, ChannelError};
 use holdfast_pod::protocol::{Answer, Create, Created, Event, Failure, FaultKind, FdRole};
 use holdfast_sys::clone::{Birth, Child, Forked, fork};
 use holdfast_sys::process::exit_now;
-use holdfast_sys::{pidfd, proc, socket};
+use holdfast_sys::{pidfd, proc, process, socket};
 use rustix::fs::{Gid, Uid, fchown};
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -147,6 +147,9 @@ impl Shim {
         let given = Given::take(&mut passed)?;
         let ends = Ends::make(&create)?;
         let progress = Progress::new().or_fail(STAGE)?;
+        // For the container and its execs, who so share one. Ours, and not one for each of them: a pod's user namespace
+        // has a quota of 200 keys for each user.
+        process::new_session_keyring().or_fail("begin a session keyring")?;
         let (ours, theirs) = socket::pair().or_fail(STAGE)?;
         if !create.own_pid_namespace || create.runtime.is_some() {
             // What its first process leaves behind in our pid namespace becomes ours to reap; so does what a runtime

@@ -2,7 +2,7 @@
 
 use holdfast_pod::protocol::ResolvedUser;
 use holdfast_sys::caps::{self, Set};
-use holdfast_sys::process::{Filter, load_seccomp, new_session_keyring, reset_signals};
+use holdfast_sys::process::{Filter, load_seccomp, reset_signals};
 use oci_spec::runtime::{Capabilities, PosixRlimit, PosixRlimitType, Process};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{
@@ -50,12 +50,10 @@ impl<'a> Identity<'a> {
         })
     }
 
-    /// All that needs no seccomp. Keeps what [`Identity::last_steps`] takes.
-    pub fn become_user(&mut self) -> Result<()> {
-        for limit in self.process.rlimits().iter().flatten() {
-            set_limit(limit)?;
-        }
-        new_session_keyring();
+    /// All that needs no seccomp. Keeps what [`Identity::last_steps`] takes. Returns what a log should say.
+    pub fn become_user(&mut self) -> Result<Vec<String>> {
+        let limits = self.process.rlimits().iter().flatten();
+        let lowered = limits.map(set_limit).collect::<Result<Vec<_>>>()?;
         reset_signals();
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(self.process.user().umask().unwrap_or(0o022)));
         self.limit_bounding()?;

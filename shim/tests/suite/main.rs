@@ -6,6 +6,7 @@ mod death;
 mod devices;
 mod exec;
 mod harness;
+mod identity;
 mod images;
 mod isolation;
 mod log;

@@ -170,6 +170,11 @@ pub fn change_directory_again(as_root: Result<()>, path: &Path) -> Result<()> {
     }
 }
 
+/// There is a label to set.
+pub fn has_label(process: &Process) -> bool {
+    [process.apparmor_profile(), process.selinux_label()].into_iter().flatten().any(|label| !label.is_empty())
+}
+
 /// Tells AppArmor or SELinux what the command shall be confined by, at its execve(2).
 pub fn set_label(process: &Process, proc: Option<BorrowedFd<'_>>) -> Result<()> {
     let some = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());

@@ -3,15 +3,15 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use holdfast_sys::mount::{self, FileSystem};
+use holdfast_sys::mount::{self, FileSystem, NODEV, NOEXEC, NOSUID};
 use holdfast_sys::path::{Kind, Root};
 use oci_spec::runtime::Mount;
 use rustix::fs::OFlags;
 
-use super::launch::{Launch, mounts, root_is_read_only};
+use super::launch::{Launch, linux, mounts, process, root_is_read_only};
 use super::options::Options;
 use super::sources::Source;
-use super::{Taken, cgroup, devices, label};
+use super::{Taken, cgroup, command, devices, label};
 use crate::fault::{OrFail, Result, invalid};
 
 const SHM: &str = "/dev/shm";
@@ -19,7 +19,7 @@ const SHM: &str = "/dev/shm";
 /// Mounts that later stages use, by descriptor: a path to them could have been swapped.
 #[derive(Debug, Default)]
 pub struct Made {
-    /// Our own procfs.
+    /// A procfs of our own: the one that is mounted, or one for nobody else where the spec mounts none that is writable.
     pub proc: Option<OwnedFd>,
     /// Our own devpts.
     pub devpts: Option<OwnedFd>,
@@ -52,7 +52,18 @@ pub fn make(taken: &Taken, root: &Root) -> Result<Made> {
             pod_shm(taken, root)?;
         }
     }
+    // The host's may be bound at /proc, read-only perhaps.
+    if made.proc.is_none() && needs_proc(&taken.launch)? {
+        let own = FileSystem::open("proc").and_then(|fs| fs.mount(NOSUID | NODEV | NOEXEC));
+        made.proc = Some(own.or_fail("mount a procfs for labels and sysctls")?);
+    }
     Ok(made)
+}
+
+/// Something has to be written in there.
+fn needs_proc(launch: &Launch) -> Result<bool> {
+    let sysctls = linux(launch).and_then(|linux| linux.sysctl().as_ref()).is_some_and(|all| !all.is_empty());
+    Ok(sysctls || command::has_label(process(launch)?))
 }
 
 /// The image's volumes. Each is a directory of the root; where the root will be read-only, a second mount of the same

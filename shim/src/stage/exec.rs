@@ -54,6 +54,7 @@ fn outside(plan: &Plan<'_>) -> Result<()> {
     let seccomp = launch::read_seccomp(plan.seccomp, exec.seccomp_flags)?;
     // Ours is that of a part of the node, which the kernel shall not kill; the container's is its own.
     oom::adjust(&exec.process)?;
+    identity::raise_limits(&exec.process);
     // As the host's root, who alone may: the pipes are the agent's.
     own_stdio(plan, exec.process.user());
     let mut kept = vec![plan.link.as_raw_fd(), plan.init.as_raw_fd()];

@@ -62,7 +62,7 @@ impl<'a> Identity<'a> {
         if self.process.no_new_privileges().unwrap_or(false) {
             set_no_new_privs(true).or_fail("set no_new_privs")?;
         }
-        Ok(())
+        Ok(lowered.into_iter().flatten().collect())
     }
 
     fn limit_bounding(&self) -> Result<()> {
@@ -127,20 +127,43 @@ impl Wanted {
     }
 }
 
-/// Sets a limit, or the highest that we may: raising a hard limit takes CAP_SYS_RESOURCE.
-fn set_limit(limit: &PosixRlimit) -> Result<()> {
+fn finite(value: u64) -> Option<u64> {
+    (value != u64::MAX).then_some(value)
+}
+
+/// Raises the hard limits that shall be higher than ours, as long as we are in the initial user namespace: in another one
+/// CAP_SYS_RESOURCE counts for nothing here. The limits themselves come with the user, for some of them would be in our own
+/// way until then.
+pub fn raise_limits(process: &Process) {
+    for limit in process.rlimits().iter().flatten() {
+        let (resource, hard) = (resource(limit.typ()), finite(limit.hard()));
+        let now = getrlimit(resource);
+        if lower(hard, now.maximum) != hard {
+            // Refused, it is lowered later, and somebody is told.
+            let _ = setrlimit(resource, Rlimit { maximum: hard, ..now });
+        }
+    }
+}
+
+/// Sets a limit, or the highest that we may: raising a hard limit takes CAP_SYS_RESOURCE. Returns what a log should say.
+fn set_limit(limit: &PosixRlimit) -> Result<Option<String>> {
     let stage = format!("set limit {}", limit.typ());
     let resource = resource(limit.typ());
-    let finite = |value: u64| (value != u64::MAX).then_some(value);
     let (soft, hard) = (finite(limit.soft()), finite(limit.hard()));
     match setrlimit(resource, Rlimit { current: soft, maximum: hard }) {
         Err(rustix::io::Errno::PERM) => {
             let highest = getrlimit(resource).maximum;
             let hard = lower(hard, highest);
-            let limit = Rlimit { current: lower(soft, hard), maximum: hard };
-            setrlimit(resource, limit).or_fail(&stage)
+            let nearest = Rlimit { current: lower(soft, hard), maximum: hard };
+            setrlimit(resource, nearest).or_fail(&stage)?;
+            let text = |limit: Option<u64>| limit.map_or("unlimited".to_owned(), |limit| limit.to_string());
+            let (now, wanted) = (text(hard), text(finite(limit.hard())));
+            Ok(Some(format!(
+                "{} is {now} instead of {wanted}: raising it takes CAP_SYS_RESOURCE",
+                limit.typ()
+            )))
         }
-        other => other.or_invalid(&stage, "the soft limit may not be above the hard one"),
+        other => other.map(|()| None).or_invalid(&stage, "the soft limit may not be above the hard one"),
     }
 }
 

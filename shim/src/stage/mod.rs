@@ -161,6 +161,7 @@ fn outside(plan: &Plan<'_>) -> Result<()> {
     let cgroups = cgroup::layout(&launch)?;
     // In the host's /proc, which we trust; inside, /proc belongs to the image until we have mounted our own.
     let warnings = oom::adjust(launch::process(&launch)?)?;
+    identity::raise_limits(launch::process(&launch)?);
 
     let mut taken = Taken { launch, seccomp, sources, root, hooks, devices, hidden, cgroups, warnings };
     // Nothing of the host may be open or mounted when the pod can see us: a container of the pod with SYS_PTRACE in a
@@ -266,7 +267,7 @@ fn inside(plan: &Plan<'_>, taken: &mut Taken) -> Result<()> {
     process::close_all_but(&mut kept).or_fail("close what is not stdio")?;
     let directory = command::change_directory(process.cwd());
     let mut identity = identity::Identity::of(process, &user, taken.seccomp.is_some())?;
-    identity.become_user()?;
+    let lowered = identity.become_user()?;
     let directory = command::change_directory_again(directory, process.cwd());
 
     at(Step::Gate);
@@ -274,7 +275,7 @@ fn inside(plan: &Plan<'_>, taken: &mut Taken) -> Result<()> {
         user,
         uid_map: launch.uid_map.clone(),
         gid_map: launch.gid_map.clone(),
-        warnings: std::mem::take(&mut taken.warnings),
+        warnings: [std::mem::take(&mut taken.warnings), lowered].concat(),
     };
     link::report(plan.link, &Report::Ready(ready), master.as_ref().map(AsFd::as_fd))
         .map_err(|e| crate::fault::internal("report to the shim", e.to_string()))?;

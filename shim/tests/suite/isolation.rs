@@ -48,7 +48,7 @@ fn devices_mounts_and_masks_are_there() {
 fn no_end_of_a_container_syncs_a_disk() {
     let Some(scene) = Scene::sh("grep ' / / ' /proc/self/mountinfo; touch /made") else { return };
     let text = output(&scene);
-    assert!(text.contains("overlay") && text.trim_end().ends_with(",volatile"), "{text}");
+    assert!(text.contains("overlay") && text.contains("volatile"), "{text}");
     assert!(scene.path("upper/made").exists());
 }
 

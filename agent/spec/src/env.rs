@@ -14,6 +14,14 @@ struct Environment {
 }
 
 impl Environment {
+    /// The name comes no more.
+    fn unset(&mut self, key: &str) {
+        if let Some(index) = self.index.remove(key) {
+            self.variables.remove(index);
+            self.index.values_mut().filter(|place| **place > index).for_each(|place| *place -= 1);
+        }
+    }
+
     fn set(&mut self, key: &str, value: &[u8]) {
         if let Some(index) = self.index.get(key) {
             self.variables[*index].1 = value.to_vec();
@@ -48,11 +56,12 @@ pub fn environment(
     }
     all.set("HOSTNAME", hostname.as_bytes());
     for (index, pair) in image.env.iter().enumerate() {
-        let field = || format!("image.config.Env[{index}]");
-        let (key, value) = pair.split_once('=').ok_or_else(|| {
-            invalid(field(), format!("{pair:?} has no =: rebuild the image with KEY=VALUE"))
-        })?;
-        check(&field(), key, value.as_bytes())?;
+        // A name alone sets nothing. It takes away what was set, as in containerd and Docker.
+        let Some((key, value)) = pair.split_once('=') else {
+            all.unset(pair);
+            continue;
+        };
+        check(&format!("image.config.Env[{index}]"), key, value.as_bytes())?;
         all.set(key, value.as_bytes());
     }
     for (index, variable) in config.envs.iter().enumerate() {
@@ -123,6 +132,14 @@ mod tests {
     }
 
     #[test]
+    fn a_name_alone_is_not_set() {
+        let of = |env: &[&str]| environment(&config(&[("B", b"2")]), &image(env), "h", &[]).unwrap().text;
+        assert_eq!(of(&["PATH=/bin", "FOO", "", "A=1"]), ["PATH=/bin", "HOSTNAME=h", "A=1", "B=2"]);
+        // What came before goes, and what comes after stands in the place where it came.
+        assert_eq!(of(&["A=1", "C=3", "PATH", "A", "B", "A=4"]), ["HOSTNAME=h", "C=3", "A=4", "B=2"]);
+    }
+
+    #[test]
     fn those_of_devices_come_last() {
         let devices = ["A=3", "GPU=0=1"].map(str::to_owned);
         let found = environment(&config(&[("A", b"2")]), &image(&["PATH=/bin"]), "h", &devices).unwrap();
@@ -151,7 +168,6 @@ mod tests {
             (vec![("OK", b"".as_slice()), ("", b"")], vec![], "envs[1]"),
             (vec![("A\nB", b"".as_slice())], vec![], "envs[0]"),
             (vec![("KEY", b"a\0b".as_slice())], vec![], "KEY"),
-            (vec![], vec!["NOVALUE"], "NOVALUE"),
             (vec![], vec!["A=1", "=x"], "image.config.Env[1]"),
             (vec![], vec!["A=\0"], "image.config.Env[0]"),
         ] {

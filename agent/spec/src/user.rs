@@ -40,9 +40,10 @@ pub fn request(security: &ContainerSecurity, image: &ImageConfig) -> Result<User
     Ok(UserRequest { user, group, supplemental_groups, strict_groups })
 }
 
+/// Root if the image names nobody: whom the image's files give groups and a home as to anybody else.
 fn image_user(image: &ImageConfig) -> Result<String, SpecError> {
     text::plain("image.config.User", &image.user)?;
-    Ok(image.user.clone())
+    Ok(if image.user.is_empty() { "0".to_owned() } else { image.user.clone() })
 }
 
 /// The uid and gid that are known without the image's files, for the spec that people read; root if none is.
@@ -69,7 +70,7 @@ mod tests {
     #[test]
     fn who_wins() {
         for (user, group, name, image, expected, expected_group) in [
-            (None, None, "", "", "", None),
+            (None, None, "", "", "0", None),
             (None, None, "", "app:staff", "app:staff", None),
             (Some(1000), None, "", "app:staff", "1000", None),
             (Some(0), Some(0), "", "app", "0", Some(0)),

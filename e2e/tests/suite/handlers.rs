@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -156,6 +156,12 @@ fn the_whole_walk(oci: &Oci) -> Result<()> {
     ensure!(late.code == "DeadlineExceeded", "{late:?}");
     let status = shell("cat /proc/self/status")?;
     ensure!(status.contains("Seccomp:\t2"), "no filter: {status}");
+    let null = fs::metadata("/dev/null")?;
+    for process in ["1", "self"] {
+        let own = shell(&format!("stat -L -c '%d:%i %t:%T' /proc/{process}/fd/0"))?;
+        let host = format!("{}:{} ", null.dev(), null.ino());
+        ensure!(own.ends_with(" 1:3") && !own.starts_with(&host), "stdin of {process} is the host's: {own}");
+    }
     ensure!(shell("hostname")? == "foreign");
     ensure!(shell("wc -c < /proc/version")? == "0", "a masked path can be read");
     ensure!(!shell("ps")?.contains("sleep 4712"), "a late exec runs on");

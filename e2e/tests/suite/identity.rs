@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 const SCRIPT: &str = "echo $(id -u) $(id -g) $(id -G)";
 
 /// Users and groups of the request, against the image's passwd (default-user is 1000:1000) and group (default-user is
-/// in 50000 as well).
+/// in 50000 as well, and root in 10).
 #[test]
 fn who_a_container_runs_as() -> Result<()> {
     let Some(scene) = Scene::any()? else { return Ok(()) };
@@ -23,7 +23,10 @@ fn who_a_container_runs_as() -> Result<()> {
     let pod_id = scene.run_pod(&pod)?;
     let groups = json!([3000, 4000]);
     for (name, context, expected) in [
-        ("nobody-asked", json!({}), "0 0 0"),
+        ("nobody-asked", json!({}), "0 0 0 10"),
+        ("root", json!({"run_as_user": {"value": 0}}), "0 0 0 10"),
+        ("root-by-name", json!({"run_as_username": "root"}), "0 0 0 10"),
+        ("strict-root", json!({"supplemental_groups_policy": 1}), "0 0 0"),
         ("number", json!({"run_as_user": {"value": 1000}}), "1000 1000 1000 50000"),
         ("stranger", json!({"run_as_user": {"value": 4242}}), "4242 0 0"),
         (

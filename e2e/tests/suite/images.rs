@@ -102,6 +102,8 @@ fn an_image_s_configuration() -> Result<()> {
     let log = scene.crictl.ok(&["logs", &id])?;
     ensure!(log.lines().any(|line| line == "/work/here"), "{log}");
     ensure!(log.lines().any(|line| line == "FROM_IMAGE=yes"), "{log}");
+    // The image's Env has a name without a value.
+    ensure!(!log.contains("NOTHING_IS_SAID"), "{log}");
     scene.remove_pod(&pod_id)
 }
 

@@ -13,7 +13,7 @@ use holdfast_e2e::{
     Scene,
     process::{self, Process},
     scene::BUSYBOX,
-    specs::{container, pod},
+    specs::{container, pod, sleeper},
     wait,
 };
 use serde_json::json;
@@ -193,6 +193,29 @@ fn a_fifo_is_no_log() -> Result<()> {
     ensure!(refused.text.contains("main.log"), "{refused:?}");
     ensure!(begin.elapsed() < Duration::from_secs(10), "after {:?}", begin.elapsed());
     ensure!(path.exists(), "what is not ours was removed");
+    scene.remove_pod(&pod_id)?;
+    oracle.nothing_left()
+}
+
+/// A working directory that the user may not enter by himself, as /root of an image that runs as somebody else.
+#[test]
+fn a_closed_working_directory() -> Result<()> {
+    let Some(scene) = Scene::any()? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    let volume = scene.dir.join("closed");
+    std::fs::create_dir(&volume)?;
+    std::fs::set_permissions(&volume, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    let pod = pod(&scene.dir, "closed");
+    let pod_id = scene.run_pod(&pod)?;
+    let mut main = sleeper("main", BUSYBOX);
+    main["working_dir"] = "/closed".into();
+    main["mounts"] = json!([{"container_path": "/closed", "host_path": volume}]);
+    let context = &mut main["linux"]["security_context"];
+    context["run_as_user"] = json!({"value": 1000});
+    context["capabilities"] = json!({"drop_capabilities": ["ALL"]});
+    let id = scene.start(&pod_id, &pod, &main)?;
+    let script = "readlink /proc/self/cwd; id -u; ls . 2>/dev/null || echo closed";
+    ensure!(scene.shell(&id, script)? == "/closed\n1000\nclosed");
     scene.remove_pod(&pod_id)?;
     oracle.nothing_left()
 }

@@ -22,7 +22,7 @@ pub const BENCH: &str = "holdfast.local/busybox:1";
 /// The pause image.
 pub const PAUSE: &str = "registry.k8s.io/pause:3.10";
 /// Raised when what follows changes: an old layout is then built anew.
-const GENERATION: &str = "8";
+const GENERATION: &str = "9";
 
 /// Builds the demo's image as an archive that `image import` takes, and returns its path.
 pub fn demo(work: &Work) -> Result<PathBuf> {
@@ -110,7 +110,7 @@ fn test_images(layout: &mut Layout, programs: &Programs) -> Result<()> {
         let config = json!({"Cmd": ["sh"], "Env": [PATH], "User": user});
         layout.add(&[&format!("holdfast.test/{name}:1")], &Image::new(config, [busybox.clone()]))?;
     }
-    let volume = json!({"Entrypoint": ["/bin/sh", "-c"], "Cmd": ["id; pwd; env"], "Env": [PATH, "FROM_IMAGE=yes"],
+    let volume = json!({"Entrypoint": ["/bin/sh", "-c"], "Cmd": ["id; pwd; env"], "Env": [PATH, "NOTHING_IS_SAID", "FROM_IMAGE=yes"],
         "WorkingDir": "/work/here", "StopSignal": "SIGUSR1", "ExposedPorts": {"80/tcp": {}}});
     layout.add(&["holdfast.test/config:1"], &Image::new(volume, [busybox.clone()]))?;
     hostile::add(layout, &busybox)?;
@@ -196,6 +196,7 @@ const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
     nobody:x:65534:65534:nobody:/home:/bin/false\n";
 const GROUP: &str = "root:x:0:\n\
     daemon:x:1:\n\
+    wheel:x:10:root\n\
     www-data:x:33:\n\
     users:x:100:\n\
     default-user:x:1000:\n\

@@ -189,7 +189,8 @@ fn until<T>(
             Err(ChannelError::WouldBlock) => {}
             other => return other,
         }
-        if !wait(limit.saturating_sub(start.elapsed())).map_err(ChannelError::of)? {
+        let left = limit.saturating_sub(start.elapsed());
+        if left.is_zero() || !wait(left).map_err(ChannelError::of)? {
             return Err(ChannelError::Timeout { operation, limit_ms: limit.as_millis() });
         }
     }

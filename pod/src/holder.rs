@@ -240,7 +240,7 @@ fn end_group(half: &Child) {
     let deadline = Instant::now() + KILL_LIMIT;
     loop {
         match waitid(WaitId::Pgid(Some(group)), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
-            Err(Errno::INTR) | Ok(Some(_)) => {}
+            Ok(Some(_)) => {}
             Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
             // ECHILD: all are gone. Or one hangs in the kernel, and nothing helps.
             Ok(None) | Err(_) => return,

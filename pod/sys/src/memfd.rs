@@ -50,7 +50,6 @@ pub fn read_sealed(fd: impl AsFd, cap: usize) -> Result<Vec<u8>> {
         match pread(fd, &mut bytes[done..], done as u64) {
             Ok(0) => return Err(CallError::new(call("pread"), Errno::IO)),
             Ok(count) => done += count,
-            Err(Errno::INTR) => {}
             Err(e) => return Err(CallError::new(call("pread"), e)),
         }
     }

@@ -14,6 +14,9 @@ use crate::error::{CallError, Result};
 /// Symlinks that one path may have, as in the kernel (MAXSYMLINKS).
 const MAX_SYMLINKS: usize = 40;
 
+/// How often a path is looked up that renames elsewhere disturb; libpathrs has the same.
+const MAX_TRIES: usize = 128;
+
 /// A directory that paths are resolved in as if it were `/`.
 #[derive(Debug)]
 pub struct Root {
@@ -43,7 +46,8 @@ impl Root {
     /// Opens what is there, following symlinks within the root (openat2(2), RESOLVE_IN_ROOT).
     ///
     /// # Errors
-    /// ENOENT, ENOTDIR, ELOOP as for open(2); ELOOP also for a magic link of procfs.
+    /// ENOENT, ENOTDIR, ELOOP as for open(2); ELOOP also for a magic link of procfs. EAGAIN if the path has a `..` and
+    /// somebody renames directories all the time.
     pub fn open(&self, path: &Path, flags: OFlags) -> Result<OwnedFd> {
         self.open_with(path, flags, ResolveFlags::empty())
     }
@@ -55,14 +59,8 @@ impl Root {
 
     fn open_with(&self, path: &Path, flags: OFlags, more: ResolveFlags) -> Result<OwnedFd> {
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | more;
-        loop {
-            match openat2(&self.fd, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
-                Ok(fd) => return Ok(fd),
-                // A rename elsewhere on the system came between: the kernel could not be sure, and says try again.
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(e) => return Err(call_failed("openat2", path, e)),
-            }
-        }
+        let try_once = || openat2(&self.fd, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve);
+        again_while_disturbed(try_once).map_err(|e| call_failed("openat2", path, e))
     }
 
     /// Opens `path` as O_PATH and makes what is missing of it, also behind symlinks that lead nowhere.
@@ -136,6 +134,17 @@ impl Root {
             None => self.open(Path::new("/"), OFlags::PATH),
         }
     }
+}
+
+/// A rename anywhere on the system came between: the kernel could not be sure, and says try again.
+fn again_while_disturbed<T>(try_once: impl Fn() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    for _ in 1..MAX_TRIES {
+        match try_once() {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            other => return other,
+        }
+    }
+    try_once()
 }
 
 fn names(path: &Path) -> VecDeque<OsString> {
@@ -305,6 +314,19 @@ mod tests {
         assert!(!at("nowhere").exists());
         assert!(make_directories(&at("new/../up")).unwrap_err().is(Errno::INVAL));
         assert!(!at("new").exists() && !at("up").exists());
+    }
+
+    #[test]
+    fn disturbances_end() {
+        let tries = std::cell::Cell::new(0);
+        let disturbed = |until: usize| {
+            again_while_disturbed(|| {
+                tries.set(tries.get() + 1);
+                if tries.get() < until { Err(Errno::AGAIN) } else { Ok(()) }
+            })
+        };
+        assert_eq!((disturbed(MAX_TRIES), tries.take()), (Ok(()), MAX_TRIES));
+        assert_eq!((disturbed(MAX_TRIES + 1), tries.take()), (Err(Errno::AGAIN), MAX_TRIES));
     }
 
     #[test]

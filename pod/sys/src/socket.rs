@@ -95,13 +95,10 @@ pub fn connect_at(dir: BorrowedFd<'_>, name: &str, limit: Duration) -> Result<Ow
 
 /// Takes the next connection. Waits if the listener is a blocking descriptor: poll first, or set O_NONBLOCK.
 pub fn accept(listener: impl AsFd) -> Result<OwnedFd> {
-    loop {
-        match acceptfrom_with(listener.as_fd(), SocketFlags::CLOEXEC) {
-            Ok((socket, _)) => return Ok(socket),
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(CallError::new(format!("accept(fd {})", listener.as_fd().as_raw_fd()), e)),
-        }
-    }
+    let fd = listener.as_fd();
+    acceptfrom_with(fd, SocketFlags::CLOEXEC)
+        .map(|(socket, _)| socket)
+        .map_err(|e| CallError::new(format!("accept(fd {})", fd.as_raw_fd()), e))
 }
 
 /// Pid of the process that made the other end, or connected from it, as our pid namespace numbers it.
@@ -141,13 +138,9 @@ pub fn send_packet(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> R
         return Err(CallError::new(call(), Errno::TOOBIG));
     }
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    loop {
-        match sendmsg(socket.as_fd(), &[IoSlice::new(bytes)], &mut control, flags) {
-            Ok(_) => return Ok(()),
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(CallError::new(call(), e)),
-        }
-    }
+    // A call that never waits is not interrupted.
+    let sent = sendmsg(socket.as_fd(), &[IoSlice::new(bytes)], &mut control, flags);
+    sent.map(drop).map_err(|e| CallError::new(call(), e))
 }
 
 /// Receives one packet into `buffer`; never waits. `None`: the peer is gone and all that it sent has been read.
@@ -157,20 +150,18 @@ pub fn send_packet(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> R
 pub fn recv_packet(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<Packet>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
+    let fd = socket.as_fd();
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    let received = loop {
-        let mut iov = [IoSliceMut::new(buffer)];
-        match recvmsg(socket.as_fd(), &mut iov, &mut control, flags) {
-            Ok(received) => break received,
-            // A peer that closed without reading what we sent leaves ECONNRESET in front of what it sent itself,
-            // once: the next call goes on with that.
-            Err(Errno::INTR | Errno::CONNRESET) => {}
-            Err(e) => {
-                let fd = socket.as_fd().as_raw_fd();
-                return Err(CallError::new(format!("recvmsg(fd {fd}, {} bytes)", buffer.len()), e));
-            }
-        }
+    let len = buffer.len();
+    let mut receive = || recvmsg(fd, &mut [IoSliceMut::new(buffer)], &mut control, flags);
+    let received = match receive() {
+        // A peer that closed without reading what we sent leaves ECONNRESET in front of what it sent itself, once: the
+        // next call goes on with that.
+        Err(Errno::CONNRESET) => receive(),
+        other => other,
     };
+    let received =
+        received.map_err(|e| CallError::new(format!("recvmsg(fd {}, {len} bytes)", fd.as_raw_fd()), e))?;
     let fds: Vec<OwnedFd> = control
         .drain()
         .filter_map(|message| match message {

@@ -24,7 +24,6 @@ impl Errno {
     /// Not permitted.
     pub const PERM: Self = Self(1);
     /// Interrupted by a signal.
-    pub const INTR: Self = Self(4);
     /// No permission.
     pub const ACCES: Self = Self(13);
     /// No such thing.
@@ -65,28 +64,18 @@ impl Fd {
         self.0
     }
 
-    /// read(2), again after EINTR.
+    /// read(2). The kernel begins it anew after a signal, since these programs have no handlers.
     pub fn read(&self, buffer: &mut [u8]) -> Result<usize> {
-        loop {
-            let args = [self.arg(), buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0];
-            // SAFETY: the buffer is ours to write for the time of the call.
-            match check(unsafe { syscall(nr::READ, args) }) {
-                Err(Errno::INTR) => {}
-                other => return other,
-            }
-        }
+        let args = [self.arg(), buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0];
+        // SAFETY: the buffer is ours to write for the time of the call.
+        check(unsafe { syscall(nr::READ, args) })
     }
 
-    /// write(2), again after EINTR. Short writes are the caller's affair.
+    /// write(2), likewise. Short writes are the caller's affair.
     pub fn write(&self, bytes: &[u8]) -> Result<usize> {
-        loop {
-            let args = [self.arg(), bytes.as_ptr() as usize, bytes.len(), 0, 0, 0];
-            // SAFETY: the bytes live for the time of the call.
-            match check(unsafe { syscall(nr::WRITE, args) }) {
-                Err(Errno::INTR) => {}
-                other => return other,
-            }
-        }
+        let args = [self.arg(), bytes.as_ptr() as usize, bytes.len(), 0, 0, 0];
+        // SAFETY: the bytes live for the time of the call.
+        check(unsafe { syscall(nr::WRITE, args) })
     }
 }
 

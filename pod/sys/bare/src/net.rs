@@ -2,7 +2,7 @@
 
 use crate::Fd;
 use crate::arch::{nr, syscall};
-use crate::call::{Errno, Result, check, done};
+use crate::call::{Result, check, done};
 
 const AF_UNIX: usize = 1;
 const AF_INET: usize = 2;
@@ -78,14 +78,9 @@ pub fn send(socket: &Fd, bytes: &[u8], passed: Option<&Fd>) -> Result<()> {
         control_len: if passed.is_some() { size_of::<Control>() } else { 0 },
         flags: 0,
     };
-    loop {
-        let args = [socket.arg(), &raw const message as usize, MSG_NOSIGNAL, 0, 0, 0];
-        // SAFETY: struct msghdr with one part and at most one control message, all alive.
-        match check(unsafe { syscall(nr::SENDMSG, args) }) {
-            Err(Errno::INTR) => {}
-            other => return other.map(drop),
-        }
-    }
+    let args = [socket.arg(), &raw const message as usize, MSG_NOSIGNAL, 0, 0, 0];
+    // SAFETY: struct msghdr with one part and at most one control message, all alive.
+    check(unsafe { syscall(nr::SENDMSG, args) }).map(drop)
 }
 
 /// Sets the interface `lo` of the network namespace up; the kernel then gives it 127.0.0.1 and ::1.

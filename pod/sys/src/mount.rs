@@ -170,6 +170,72 @@ pub fn id_of(fd: impl AsFd) -> Result<u64> {
         .map_err(|e| CallError::new("statx(STATX_MNT_ID)", e))
 }
 
+/// Which ways a mount propagates.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Peers {
+    /// It has peers that show what is mounted there, and that it shows theirs.
+    pub shared: bool,
+    /// It shows what is mounted at a master.
+    pub slave: bool,
+}
+
+/// What the mount that a descriptor lies on propagates; it has to be one of our mount namespace.
+pub fn peers_of(fd: impl AsFd) -> Result<Peers> {
+    match propagation_by_statmount(fd.as_fd()) {
+        Err(e) if [Errno::NOSYS, Errno::INVAL, Errno::PERM].into_iter().any(|errno| e.is(errno)) => {}
+        other => return other,
+    }
+    // Before Linux 6.8, or where a seccomp filter of old age does not know the call: the whole table is read.
+    const TABLE: &str = "/proc/self/mountinfo";
+    let id = id_of(fd)?;
+    let table =
+        std::fs::read_to_string(TABLE).map_err(|e| CallError::new(format!("read(\"{TABLE}\")"), e))?;
+    Ok(peers_in(&table, id))
+}
+
+/// statmount(2), STATMOUNT_MNT_BASIC.
+fn propagation_by_statmount(fd: BorrowedFd<'_>) -> Result<Peers> {
+    const SYS_STATMOUNT: libc::c_long = 457;
+    /// STATX_MNT_ID_UNIQUE: a number that no mount had before.
+    const UNIQUE: u32 = 0x4000;
+    /// MNT_ID_REQ_SIZE_VER0.
+    const REQUEST_SIZE: u64 = 24;
+    const BASIC: u64 = 2;
+    /// Of `struct statmount` in words of eight bytes, and where `mask` and `mnt_propagation` are in it.
+    const WORDS: usize = 64;
+    const MASK: usize = 1;
+    const PROPAGATION: usize = 9;
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let stat = statx(fd, c"", flags, StatxFlags::from_bits_retain(UNIQUE))
+        .map_err(|e| CallError::new("statx(STATX_MNT_ID_UNIQUE)", e))?;
+    let failed = |e: std::io::Error| CallError::new("statmount(STATMOUNT_MNT_BASIC)", e);
+    if stat.stx_mask & UNIQUE == 0 {
+        return Err(failed(Errno::NOSYS.into()));
+    }
+    let request = [REQUEST_SIZE, stat.stx_mnt_id, BASIC];
+    let mut found = [0_u64; WORDS];
+    // SAFETY: `request` is a struct mnt_id_req of the size that its first field names, `found` has room for the bytes that
+    // are passed as its size; both outlive the call.
+    let result =
+        unsafe { libc::syscall(SYS_STATMOUNT, request.as_ptr(), found.as_mut_ptr(), size_of_val(&found), 0) };
+    if result != 0 {
+        return Err(failed(std::io::Error::last_os_error()));
+    }
+    if found[MASK] & BASIC == 0 {
+        return Err(failed(Errno::NOSYS.into()));
+    }
+    let has = |bits: u64| found[PROPAGATION] & bits != 0;
+    Ok(Peers { shared: has(libc::MS_SHARED), slave: has(libc::MS_SLAVE) })
+}
+
+/// The same in /proc/PID/mountinfo (proc_pid_mountinfo(5)): the fields after the sixth are optional, and a dash ends them.
+fn peers_in(table: &str, id: u64) -> Peers {
+    let id = id.to_string();
+    let line = table.lines().find_map(|line| line.strip_prefix(&id)?.strip_prefix(' ')).unwrap_or_default();
+    let has = |tag| line.split(' ').skip(5).take_while(|word| *word != "-").any(|word| word.starts_with(tag));
+    Peers { shared: has("shared:"), slave: has("master:") }
+}
+
 /// Makes every mount of our mount namespace private.
 pub fn make_all_private() -> Result<()> {
     mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
@@ -258,6 +324,43 @@ mod tests {
         set_attributes(&mount, true, Change { set: RDONLY, ..Change::default() }).unwrap();
         let refused = openat(&mount, "other", flags, Mode::from_raw_mode(0o600)).unwrap_err();
         assert_eq!(refused, Errno::ROFS);
+    }
+
+    #[test]
+    fn tags_are_those_of_the_mount_and_of_no_other() {
+        let table = "27 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n\
+            271 27 0:5 / /shared rw shared:7 - tmpfs shared:1 rw\n\
+            2 27 0:6 / /slave rw,relatime master:7 - tmpfs t rw\n\
+            3 27 0:6 / /both rw,relatime shared:8 master:7 propagate_from:2 - tmpfs t rw\n\
+            4 27 0:6 / /proc rw - proc shared:9 rw\n";
+        let peers = |shared, slave| Peers { shared, slave };
+        for (id, expected) in [
+            (27, peers(false, false)),
+            (271, peers(true, false)),
+            (2, peers(false, true)),
+            (3, peers(true, true)),
+            (4, peers(false, false)),
+            (1, peers(false, false)),
+        ] {
+            assert_eq!(peers_in(table, id), expected, "{id}");
+        }
+    }
+
+    #[test]
+    fn both_ways_tell_the_same_of_every_mount() {
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mut seen = 0;
+        for path in table.lines().filter_map(|line| line.split(' ').nth(4)) {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let Ok(fd) = openat(CWD, path, flags, Mode::empty()) else { continue };
+            match propagation_by_statmount(fd.as_fd()) {
+                Ok(found) => assert_eq!(found, peers_in(&table, id_of(&fd).unwrap()), "{path}"),
+                Err(e) if e.is(Errno::NOSYS) => return println!("SKIP: needs Linux 6.8"),
+                Err(e) => panic!("{path}: {e}"),
+            }
+            seen += 1;
+        }
+        assert!(seen > 0);
     }
 
     #[test]

@@ -33,7 +33,7 @@ impl Unseen {
         let outside = mount_root(dir)?;
         ns::unshare(ns::NEWNS).or_fail("copy the mount namespace")?;
         let inside = mount_root(dir)?;
-        let peers = if has_peers(mount::id_of(&inside).or_fail(STAGE)?)? {
+        let peers = if mount::peers_of(&inside).or_fail(STAGE)?.shared {
             let private = Change { propagation: Some(Propagation::Private), ..Change::default() };
             mount::set_attributes(&inside, false, private).or_fail(STAGE)?;
             Some((outside, inside))
@@ -101,21 +101,6 @@ fn mount_root(dir: &Path) -> Result<OwnedFd> {
     Err(internal(STAGE, format!("{} has no mount above it", dir.display())))
 }
 
-/// Whether a mount of our namespace is shared: optional fields of proc_pid_mountinfo(5).
-fn has_peers(id: u64) -> Result<bool> {
-    let text = fs::read_to_string("/proc/self/mountinfo").or_fail("read /proc/self/mountinfo")?;
-    Ok(is_shared(&text, id))
-}
-
-fn is_shared(mountinfo: &str, id: u64) -> bool {
-    let id = id.to_string();
-    let mut line =
-        mountinfo.lines().filter_map(|line| line.split_once(' ')).filter(|(number, _)| *number == id);
-    line.next().is_some_and(|(_, rest)| {
-        rest.split(' ').take_while(|field| *field != "-").any(|field| field.starts_with("shared:"))
-    })
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -125,14 +110,6 @@ mod tests {
     use holdfast_sys::pidfd::{self, Exit};
     use holdfast_sys::process::exit_now;
     use std::time::Duration;
-
-    #[test]
-    fn shared_mounts_are_told_from_others() {
-        let text = "22 1 254:0 / / rw shared:1 - ext4 /dev/vda rw\n\
-                    23 22 0:5 / /proc rw - proc shared:9 rw\n24 22 0:6 / /x rw master:1 - tmpfs t rw\n";
-        assert!(is_shared(text, 22));
-        assert!(!is_shared(text, 23) && !is_shared(text, 24) && !is_shared(text, 2));
-    }
 
     fn tmpfs() -> OwnedFd {
         FileSystem::open("tmpfs").unwrap().mount(0).unwrap()

@@ -67,18 +67,35 @@ fn each(set: Set) -> impl Iterator<Item = Set> {
     (0..64).map(|bit| Set::from_bits_retain(1 << bit)).filter(move |one| set.contains(*one))
 }
 
-/// The bounding set that we live with.
-pub fn bounding() -> Set {
-    let mut all = Set::empty();
-    // The kernel answers EINVAL for the first number that it does not know.
-    for one in each(Set::from_bits_retain(u64::MAX)) {
-        match capability_is_in_bounding_set(one) {
-            Ok(true) => all |= one,
-            Ok(false) => {}
-            Err(_) => break,
+/// What a process may ever have. To be read once: it takes a call for each capability.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounding {
+    /// Our bounding set.
+    pub ours: Set,
+    /// All that the kernel knows: the bounding set of who joins a user namespace.
+    pub known: Set,
+}
+
+impl Bounding {
+    /// Reads it.
+    pub fn read() -> Self {
+        let (mut ours, mut known) = (Set::empty(), Set::empty());
+        // The kernel answers EINVAL for the first number that it does not know.
+        for one in each(Set::from_bits_retain(u64::MAX)) {
+            match capability_is_in_bounding_set(one) {
+                Ok(true) => ours |= one,
+                Ok(false) => {}
+                Err(_) => break,
+            }
+            known |= one;
         }
+        Self { ours, known }
     }
-    all
+
+    /// The set of a child of ours that has, or has not, joined another user namespace.
+    pub fn of_child(self, in_user_namespace: bool) -> Set {
+        if in_user_namespace { self.known } else { self.ours }
+    }
 }
 
 /// Takes everything but `kept` out of the bounding set, whose present value is `now`.
@@ -141,6 +158,6 @@ mod tests {
     fn our_own_bounding_set_is_the_one_in_proc() {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:")).unwrap();
-        assert_eq!(bounding().bits(), u64::from_str_radix(line.trim(), 16).unwrap());
+        assert_eq!(Bounding::read().ours.bits(), u64::from_str_radix(line.trim(), 16).unwrap());
     }
 }

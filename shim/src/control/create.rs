@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use holdfast_pod::channel::{self, ChannelError};
 use holdfast_pod::protocol::{Answer, Create, Created, Event, Failure, FaultKind, FdRole};
+use holdfast_sys::caps::Bounding;
 use holdfast_sys::clone::{Birth, Child, Forked, fork};
 use holdfast_sys::process::exit_now;
 use holdfast_sys::{pidfd, proc, process, socket};
@@ -86,12 +87,13 @@ impl Given {
     }
 }
 
-/// How the stages speak to us.
+/// How the stages speak to us, and what they are told.
 struct Wire<'a> {
     link: BorrowedFd<'a>,
     progress: &'a Progress,
     /// Who runs hooks, if there are hooks.
     hooks: Option<BorrowedFd<'a>>,
+    bounding: Bounding,
 }
 
 /// Clones stage 1, or who makes the bundle of another runtime.
@@ -111,6 +113,7 @@ fn fork_stage(create: &Create, given: &Given, stdio: &Stdio, wire: &Wire<'_>) ->
                 pid_target: given.pid_target.as_ref().map(AsFd::as_fd),
                 tasks: &given.cgroup.tasks,
                 stdio,
+                bounding: wire.bounding,
                 hooks: wire.hooks,
                 link: wire.link,
                 progress: wire.progress,
@@ -166,7 +169,12 @@ impl Shim {
             _ => None,
         };
         let (ask, hook_runner) = hooks.unzip();
-        let wire = Wire { link: theirs.as_fd(), progress: &progress, hooks: ask.as_ref().map(AsFd::as_fd) };
+        let wire = Wire {
+            link: theirs.as_fd(),
+            progress: &progress,
+            hooks: ask.as_ref().map(AsFd::as_fd),
+            bounding: self.bounding,
+        };
         let helper = fork_stage(&create, &given, &ends.theirs, &wire)?;
         self.poll.add(&ours, Token::Link).or_fail("epoll")?;
         if create.await_placement && create.runtime.is_none() {

@@ -104,6 +104,7 @@ impl Shim {
         let foreign =
             made.map(|container| Files::make(self.run_dir.as_fd(), &container.create.bundle, serial, &stdio));
         let foreign = foreign.transpose()?;
+        let bounding = self.bounding;
         let container = self.container_in(STAGE, |stage| matches!(stage, Stage::Running))?;
         let init = container.init.as_ref().ok_or_else(|| wrong_phase(STAGE, "the container has ended"))?;
         let (ours, theirs) = socket::pair().or_fail(STAGE)?;
@@ -130,6 +131,7 @@ impl Shim {
                 tasks: &container.cgroup.tasks,
                 stdio: &stdio,
                 null: container.null.as_ref(),
+                bounding,
                 container: &container.ready,
                 link: theirs.as_fd(),
                 progress: &progress,

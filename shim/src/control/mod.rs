@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_pod::channel;
 use holdfast_pod::protocol::{Answer, Event, MAX_MESSAGE, Packet, SOCKET_NAME};
+use holdfast_sys::caps::Bounding;
 use holdfast_sys::pages::Pages;
 use holdfast_sys::{process, socket};
 use nix::sys::signal::{SigSet, Signal};
@@ -103,6 +104,7 @@ struct Shim {
     serial: u32,
     /// Nobody is let in until then.
     deaf_until: Option<Instant>,
+    bounding: Bounding,
     over: bool,
 }
 
@@ -128,6 +130,7 @@ impl Shim {
             strays: Vec::new(),
             serial: 0,
             deaf_until: None,
+            bounding: Bounding::read(),
             over: false,
         })
     }

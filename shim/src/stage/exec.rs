@@ -6,6 +6,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use holdfast_pod::protocol::ResolvedUser;
+use holdfast_sys::caps::Bounding;
 use holdfast_sys::clone::{Birth, Forked, fork};
 use holdfast_sys::process::{self, Filter};
 use holdfast_sys::{ns, tty};
@@ -35,6 +36,8 @@ pub struct Plan<'a> {
     pub stdio: &'a Stdio,
     /// The container's null device.
     pub null: Option<&'a OwnedFd>,
+    /// The shim's bounding set.
+    pub bounding: Bounding,
     /// What stood at the gate.
     pub container: &'a Ready,
     /// The stages' end of the link.
@@ -90,7 +93,8 @@ fn inside(plan: &Plan<'_>, exec: &launch::Exec, seccomp: Option<&Filter>) -> Res
     // The link closes itself at execve, and is needed until then.
     process::close_all_but(&mut [0, 1, 2, plan.link.as_raw_fd()]).or_fail("close what is not stdio")?;
     let directory = command::change_directory(process.cwd());
-    let mut identity = identity::Identity::of(process, &user, seccomp.is_some())?;
+    let bounding = plan.bounding.of_child(!plan.container.uid_map.is_empty());
+    let mut identity = identity::Identity::of(process, &user, seccomp.is_some(), bounding)?;
     identity.become_user()?;
     command::change_directory_again(directory, process.cwd())?;
     plan.progress.at(Step::Run);

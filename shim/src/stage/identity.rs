@@ -37,15 +37,15 @@ struct Wanted {
 }
 
 impl<'a> Identity<'a> {
-    /// Reads it from the spec's process; ids come from `user`.
-    pub fn of(process: &'a Process, user: &ResolvedUser, seccomp: bool) -> Result<Self> {
+    /// Reads it from the spec's process; ids come from `user`. `bounding` is our present bounding set.
+    pub fn of(process: &'a Process, user: &ResolvedUser, seccomp: bool, bounding: Set) -> Result<Self> {
         let no_new_privs = process.no_new_privileges().unwrap_or(false);
         Ok(Self {
             process,
             uid: Uid::from_raw(user.uid),
             gid: Gid::from_raw(user.gid),
             groups: user.groups.iter().map(|gid| Gid::from_raw(*gid)).collect(),
-            wanted: Wanted::of(process),
+            wanted: Wanted::of(process, bounding),
             admin_for_seccomp: seccomp && !no_new_privs,
         })
     }
@@ -101,9 +101,8 @@ impl<'a> Identity<'a> {
 }
 
 impl Wanted {
-    fn of(process: &Process) -> Self {
-        // Asking for what our own bounding set has not is no error: nested set-ups lack some.
-        let ours = caps::bounding();
+    /// Asking for what our own bounding set has not is no error: nested set-ups lack some.
+    fn of(process: &Process, ours: Set) -> Self {
         let bits = |set: &Option<Capabilities>| {
             let named = set.iter().flatten().filter_map(|one| caps::named(&one.to_string()));
             named.fold(Set::empty(), |all, one| all | one) & ours

@@ -8,6 +8,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use holdfast_pod::protocol::{Create, Failure};
+use holdfast_sys::caps::Bounding;
 use holdfast_sys::clone::{Birth, Forked, fork};
 use holdfast_sys::path::Root;
 use holdfast_sys::process::{self, exit_now};
@@ -81,6 +82,8 @@ pub struct Plan<'a> {
     pub tasks: &'a [OwnedFd],
     /// The container's stdio.
     pub stdio: &'a Stdio,
+    /// The shim's bounding set.
+    pub bounding: Bounding,
     /// Who runs hooks of the runtime's namespaces, if there are hooks of any kind.
     pub hooks: Option<BorrowedFd<'a>>,
     /// The stages' end of the link.
@@ -266,7 +269,8 @@ fn inside(plan: &Plan<'_>, taken: &mut Taken) -> Result<()> {
     kept.extend(master.iter().map(AsRawFd::as_raw_fd));
     process::close_all_but(&mut kept).or_fail("close what is not stdio")?;
     let directory = command::change_directory(process.cwd());
-    let mut identity = identity::Identity::of(process, &user, taken.seccomp.is_some())?;
+    let bounding = plan.bounding.of_child(launch::has_user_namespace(launch));
+    let mut identity = identity::Identity::of(process, &user, taken.seccomp.is_some(), bounding)?;
     let lowered = identity.become_user()?;
     let directory = command::change_directory_again(directory, process.cwd());
 

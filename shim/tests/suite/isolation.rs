@@ -167,7 +167,7 @@ fn ambient_capabilities_reach_a_user_and_the_missing_ones_are_masked() {
     scene.process()["user"] = json!({"uid": 1000, "gid": 1000});
     scene.process()["capabilities"] =
         json!({"bounding": caps, "effective": caps, "permitted": caps, "inheritable": [], "ambient": caps});
-    let ours = holdfast_sys::caps::bounding();
+    let ours = holdfast_sys::caps::Bounding::read().ours;
     let wanted = ours & (holdfast_sys::caps::Set::NET_BIND_SERVICE | holdfast_sys::caps::Set::SYS_RESOURCE);
     let text = output(&scene);
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {

@@ -7,9 +7,10 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
+use holdfast_sys::clone::Child;
 use holdfast_sys::error::CallError;
 use holdfast_sys::mount;
-use holdfast_sys::spawn::{self, Child, Command, SpawnError};
+use holdfast_sys::spawn::{self, Command, SpawnError};
 
 /// Why a program was not started.
 #[derive(Debug, thiserror::Error)]

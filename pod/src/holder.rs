@@ -22,8 +22,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use holdfast_sys::clone::Child;
 use holdfast_sys::error::CallError;
-use holdfast_sys::spawn::Child;
 use holdfast_sys::{pidfd, proc, socket};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};

@@ -7,7 +7,7 @@ use crate::error::{CallError, Result};
 /// linux/sched.h (libc's constant is an int, which it does not fit).
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// A child process.
+/// A child process. Dropping it neither kills nor reaps.
 #[derive(Debug)]
 pub struct Child {
     /// Its number, as our pid namespace has it.

@@ -44,12 +44,15 @@ impl std::fmt::Display for Exit {
 /// # Errors
 /// ESRCH if there is none, EINVAL or ENOENT if the number is a thread's.
 pub fn open(pid: i32) -> Result<OwnedFd> {
-    // from_raw takes no negative number.
-    let number = if pid > 0 { Pid::from_raw(pid) } else { None };
-    number
+    number(pid)
         .ok_or(Errno::SRCH)
         .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
         .map_err(|e| CallError::new(format!("pidfd_open({pid})"), e))
+}
+
+/// from_raw takes no negative number.
+fn number(pid: i32) -> Option<Pid> {
+    if pid > 0 { Pid::from_raw(pid) } else { None }
 }
 
 /// Sends a signal.
@@ -87,15 +90,21 @@ pub fn wait_exit(pidfd: impl AsFd, limit: Duration) -> Result<bool> {
 /// # Errors
 /// ECHILD if it is no child of ours or has been reaped.
 pub fn reap(pidfd: impl AsFd) -> Result<Option<Exit>> {
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-    let status = loop {
-        match waitid(WaitId::PidFd(pidfd.as_fd()), options) {
-            Err(Errno::INTR) => {}
-            other => break other,
-        }
-    };
-    let status =
-        status.map_err(|e| CallError::new(format!("waitid(pidfd {})", pidfd.as_fd().as_raw_fd()), e))?;
+    let fd = pidfd.as_fd();
+    reap_by(WaitId::PidFd(fd)).map_err(|e| CallError::new(format!("waitid(pidfd {})", fd.as_raw_fd()), e))
+}
+
+/// The same for a child that is known by its number alone, which stays its own until it is reaped.
+///
+/// # Errors
+/// As for [`reap`].
+pub fn reap_child(pid: i32) -> Result<Option<Exit>> {
+    let found = number(pid).ok_or(Errno::CHILD).and_then(|pid| reap_by(WaitId::Pid(pid)));
+    found.map_err(|e| CallError::new(format!("waitid({pid})"), e))
+}
+
+fn reap_by(child: WaitId<'_>) -> rustix::io::Result<Option<Exit>> {
+    let status = waitid(child, WaitIdOptions::EXITED | WaitIdOptions::NOHANG)?;
     Ok(status.map(|status| match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => Exit::Code(code),
         (None, signal) => Exit::Signal(signal.unwrap_or_default()),
@@ -139,6 +148,19 @@ mod tests {
         assert_eq!(pid_of(&fd).unwrap(), None);
         kill(&fd).unwrap();
         assert!(signal(&fd, 15).unwrap_err().is(Errno::SRCH));
+    }
+
+    #[test]
+    fn a_child_is_reaped_by_its_number_too() {
+        let (mut child, fd) = cat();
+        let pid = i32::try_from(child.id()).unwrap();
+        assert_eq!(reap_child(pid).unwrap(), None);
+        drop(child.stdin.take());
+        assert!(wait_exit(&fd, LIMIT).unwrap());
+        assert_eq!(reap_child(pid).unwrap(), Some(Exit::Code(0)));
+        for gone in [pid, 0, -1] {
+            assert!(reap_child(gone).unwrap_err().is(Errno::CHILD));
+        }
     }
 
     #[test]

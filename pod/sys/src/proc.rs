@@ -35,55 +35,71 @@ impl Process {
 /// # Errors
 /// ENOENT or ESRCH if there is no such process.
 pub fn start_time(pid: i32) -> Result<u64> {
-    let path = format!("/proc/{pid}/stat");
-    let stat = fs::read(&path).map_err(|e| CallError::new(format!("read(\"{path}\")"), e))?;
-    start_time_in(&stat).ok_or_else(|| {
-        CallError::new(format!("parse {path}"), io::Error::new(io::ErrorKind::InvalidData, "no start time"))
-    })
+    Stat::of(pid).map(|stat| stat.start_time)
 }
 
-fn start_time_in(stat: &[u8]) -> Option<u64> {
-    field_in(stat, 22)
+/// What /proc/PID/stat says of a process (proc_pid_stat(5)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// Its parent's pid; 0 if that is outside of our pid namespace.
+    pub parent: i32,
+    /// Its session.
+    pub session: i32,
+    /// When it started, in clock ticks since boot.
+    pub start_time: u64,
 }
 
-/// A field from 3 on. Field 2 is the command's name in parentheses, which may itself hold spaces, parentheses and
-/// newlines: what follows the last `)` is fields 3 and on.
-fn field_in(stat: &[u8], field: usize) -> Option<u64> {
-    let rest = &stat[stat.iter().rposition(|byte| *byte == b')')? + 1..];
-    std::str::from_utf8(rest).ok()?.split_ascii_whitespace().nth(field - 3)?.parse().ok()
+impl Stat {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// ENOENT or ESRCH if there is no such process.
+    pub fn of(pid: i32) -> Result<Self> {
+        let path = format!("/proc/{pid}/stat");
+        let stat = fs::read(&path).map_err(|e| CallError::new(format!("read(\"{path}\")"), e))?;
+        Self::parse(&stat).ok_or_else(|| {
+            let problem = io::Error::new(io::ErrorKind::InvalidData, "a field is missing");
+            CallError::new(format!("parse {path}"), problem)
+        })
+    }
+
+    /// Field 2 is the command's name in parentheses, which may itself hold spaces, parentheses and newlines: what follows
+    /// the last `)` is fields 3 and on.
+    fn parse(stat: &[u8]) -> Option<Self> {
+        const FIRST: usize = 3;
+        let rest = &stat[stat.iter().rposition(|byte| *byte == b')')? + 1..];
+        let mut fields = std::str::from_utf8(rest).ok()?.split_ascii_whitespace();
+        let parent = fields.nth(4 - FIRST)?.parse().ok()?;
+        let session = fields.nth(6 - 4 - 1)?.parse().ok()?;
+        let start_time = fields.nth(22 - 6 - 1)?.parse().ok()?;
+        Some(Self { parent, session, start_time })
+    }
 }
 
 /// Opens the process of this pid if it is the one that started then. `None`: that one is gone. The process may
 /// have ended without having been reaped: poll the pidfd.
 pub fn open_identified(pid: i32, start_time: u64) -> Result<Option<OwnedFd>> {
-    // The descriptor first: had the pid changed hands before, the start time read after it would differ.
-    let fd = match pidfd::open(pid) {
-        Ok(fd) => fd,
-        Err(e) if e.is(Errno::SRCH) || e.is(Errno::INVAL) || e.is(Errno::NOENT) => return Ok(None),
-        Err(e) => return Err(e),
-    };
-    match self::start_time(pid) {
-        Ok(now) => Ok((now == start_time).then_some(fd)),
-        Err(e) if e.is(Errno::SRCH) || e.is(Errno::NOENT) => Ok(None),
-        Err(e) => Err(e),
-    }
+    open_if(pid, |stat| stat.start_time == start_time)
 }
 
 /// Opens the process of this pid if it is a child of `parent`, which is how a number that the parent told of is known to
 /// mean that child still. `None`: it has been reaped.
 pub fn open_child(pid: i32, parent: i32) -> Result<Option<OwnedFd>> {
-    const FIELD: usize = 4;
-    // The descriptor first, as in open_identified.
+    open_if(pid, |stat| stat.parent == parent)
+}
+
+fn open_if(pid: i32, is_it: impl Fn(Stat) -> bool) -> Result<Option<OwnedFd>> {
+    let is_gone = |e: &CallError| e.is(Errno::SRCH) || e.is(Errno::NOENT);
+    // The descriptor first: had the pid changed hands before, what is read after it would differ.
     let fd = match pidfd::open(pid) {
         Ok(fd) => fd,
-        Err(e) if e.is(Errno::SRCH) || e.is(Errno::INVAL) || e.is(Errno::NOENT) => return Ok(None),
+        Err(e) if is_gone(&e) || e.is(Errno::INVAL) => return Ok(None),
         Err(e) => return Err(e),
     };
-    let path = format!("/proc/{pid}/stat");
-    match fs::read(&path) {
-        Ok(stat) => Ok((field_in(&stat, FIELD) == u64::try_from(parent).ok()).then_some(fd)),
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)) => Ok(None),
-        Err(e) => Err(CallError::new(format!("read(\"{path}\")"), e)),
+    match Stat::of(pid) {
+        Ok(stat) => Ok(is_it(stat).then_some(fd)),
+        Err(e) if is_gone(&e) => Ok(None),
+        Err(e) => Err(e),
     }
 }
 
@@ -103,15 +119,16 @@ mod tests {
     #[test]
     fn the_name_of_a_command_hides_nothing() {
         let line = |name: &str| {
-            format!("7 ({name}) S 1 7 7 0 -1 4194304 95 0 0 0 0 0 0 0 20 0 1 0 4711 2383872 257 184 1 1")
+            format!("7 ({name}) S 5 7 12 0 -1 4194304 95 0 0 0 0 0 0 0 20 0 1 0 4711 2383872 257 184 1 1")
         };
         for name in
             ["cat", "", ") S 1 2 3", "a b\nc", "((", "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21"]
         {
-            assert_eq!(start_time_in(line(name).as_bytes()), Some(4711), "{name:?}");
+            let expected = Stat { parent: 5, session: 12, start_time: 4711 };
+            assert_eq!(Stat::parse(line(name).as_bytes()), Some(expected), "{name:?}");
         }
         for bad in ["", "7", "7 (cat", "7 (cat)", "7 (cat) S 1 7 7 0"] {
-            assert_eq!(start_time_in(bad.as_bytes()), None, "{bad:?}");
+            assert_eq!(Stat::parse(bad.as_bytes()), None, "{bad:?}");
         }
     }
 

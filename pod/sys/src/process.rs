@@ -1,7 +1,7 @@
 //! A process's own affairs, on the way to execve(2) and in a small long-lived program.
 
 use std::ffi::{CStr, CString, c_char};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::io::Errno;
@@ -110,23 +110,6 @@ pub fn new_session_keyring() -> Result<()> {
         _ if id > 0 => Ok(()),
         e if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => Ok(()),
         e => Err(CallError::new("keyctl(KEYCTL_JOIN_SESSION_KEYRING)", e)),
-    }
-}
-
-/// Sends any signal, real-time ones too.
-///
-/// # Errors
-/// ESRCH if the process has been reaped, EINVAL if there is no such signal.
-pub fn signal(pidfd: impl AsFd, signal: i32) -> Result<()> {
-    let fd = pidfd.as_fd().as_raw_fd();
-    // SAFETY: a null siginfo is allowed and means that of kill(2).
-    let result = unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, std::ptr::null::<libc::siginfo_t>(), 0)
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(CallError::new(format!("pidfd_send_signal(fd {fd}, {signal})"), last()))
     }
 }
 

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::ptr;
 use std::time::Duration;
 
+use crate::clone::Child;
 use crate::pidfd;
 
 /// What to start, and with what.
@@ -42,15 +43,6 @@ impl<'a> Command<'a> {
     pub fn new(program: &'a Path, args: &'a [OsString], stdin: BorrowedFd<'a>) -> Self {
         Self { program, program_dir: None, args, env: &[], stdin, stdout: None, stderr: None, cwd: None }
     }
-}
-
-/// A child, and leader of a session and process group that have its pid. Dropping it neither kills nor reaps.
-#[derive(Debug)]
-pub struct Child {
-    /// As our pid namespace numbers it.
-    pub pid: i32,
-    /// Its descriptor.
-    pub pidfd: OwnedFd,
 }
 
 /// Why a program was not started. No child is left.
@@ -88,7 +80,8 @@ pub enum SpawnError {
     },
 }
 
-/// Starts a program. Returns when it runs: what it does then is its own affair, that it could not run is the error.
+/// Starts a program. Returns when it runs: what it does then is its own affair, that it could not run is the error. The child
+/// leads a session and a process group that have its pid.
 pub fn spawn(command: &Command<'_>) -> Result<Child, SpawnError> {
     let prepare = |call| {
         move |errno: io::Error| SpawnError::Prepare { program: command.program.to_owned(), call, errno }

@@ -3,8 +3,8 @@
 use std::os::fd::OwnedFd;
 
 use holdfast_pod::protocol::{Answer, Call, Failure, FaultKind, FdRole, Request, State};
-use holdfast_sys::pidfd::Exit;
-use holdfast_sys::{process, tty};
+use holdfast_sys::pidfd::{self, Exit};
+use holdfast_sys::tty;
 use rustix::io::Errno;
 
 use super::agents::Asked;
@@ -112,7 +112,7 @@ impl Shim {
         const STAGE: &str = "signal";
         let container = self.container_in(STAGE, Stage::has_init)?;
         let init = container.init.as_ref().ok_or_else(|| wrong_phase(STAGE, "its init has ended"))?;
-        process::signal(&init.pidfd, signal).or_invalid(STAGE, "is it a signal's number?")?;
+        pidfd::signal(&init.pidfd, signal).or_invalid(STAGE, "is it a signal's number?")?;
         Ok(Answer::Ok)
     }
 

@@ -4,9 +4,8 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use holdfast_pod::protocol::{Answer, Event, ExitRecord, START_ERROR_EXIT_CODE};
-use holdfast_sys::pidfd::Exit;
+use holdfast_sys::pidfd::{self, Exit};
 use holdfast_sys::process;
-use rustix::process::{Pid, WaitOptions, waitpid};
 
 use super::container::{Container, Stage};
 use super::poll::Token;
@@ -24,7 +23,7 @@ impl Shim {
             // A child's last words come before its end: it may not be known by its pid yet.
             self.link_speaks();
             self.hear_execs();
-            let Some(exit) = take_exit(pid) else { return };
+            let Ok(Some(exit)) = pidfd::reap_child(pid) else { return };
             self.child_ended(pid, exit);
         }
     }
@@ -163,14 +162,6 @@ impl Shim {
         if container.cgroup.oom_kills() > before {
             self.tell(Event::OomKilled);
         }
-    }
-}
-
-fn take_exit(pid: i32) -> Option<Exit> {
-    let (_, status) = waitpid(Pid::from_raw(pid), WaitOptions::NOHANG).ok()??;
-    match (status.exit_status(), status.terminating_signal()) {
-        (Some(code), _) => Some(Exit::Code(code)),
-        (None, signal) => signal.map(Exit::Signal),
     }
 }
 

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::fd::OwnedFd;
 
 use holdfast_sys::clone::Child;
+use holdfast_sys::proc::Stat;
 use holdfast_sys::{pidfd, process};
 
 use super::cgroup::Cgroup;
@@ -12,32 +13,17 @@ use super::cgroup::Cgroup;
 /// Rounds: what is found may have forked meanwhile.
 const ROUNDS: usize = 8;
 
-/// Parent and session of a process (proc(5), stat fields 4 and 6).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Relations {
-    parent: i32,
-    session: i32,
-}
-
-fn relations(stat: &[u8]) -> Option<Relations> {
-    // The command's name may itself hold spaces and parentheses.
-    let rest = &stat[stat.iter().rposition(|byte| *byte == b')')? + 1..];
-    let mut fields = std::str::from_utf8(rest).ok()?.split_ascii_whitespace();
-    Some(Relations { parent: fields.nth(1)?.parse().ok()?, session: fields.nth(1)?.parse().ok()? })
-}
-
 /// A process that was looked at while its descriptor was open.
 struct Seen {
     pid: i32,
-    relations: Relations,
+    stat: Stat,
     pidfd: OwnedFd,
 }
 
 fn look(pid: i32) -> Option<Seen> {
     // The descriptor first: if the number changes hands then, what we read is another's, but what we signal is gone.
     let pidfd = pidfd::open(pid).ok()?;
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    Some(Seen { pid, relations: relations(&stat)?, pidfd })
+    Some(Seen { pid, stat: Stat::of(pid).ok()?, pidfd })
 }
 
 /// Kills it with SIGKILL. `leader` is a child of ours that is not reaped, and leads a session of its own.
@@ -63,8 +49,7 @@ fn members(leader: i32, cgroup: &Cgroup) -> Vec<Seen> {
     let mut family = HashSet::from([leader]);
     let mut found = Vec::new();
     loop {
-        let belongs =
-            |seen: &Seen| seen.relations.session == leader || family.contains(&seen.relations.parent);
+        let belongs = |seen: &Seen| seen.stat.session == leader || family.contains(&seen.stat.parent);
         let (ours, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(belongs);
         rest = others;
         if ours.is_empty() {
@@ -77,7 +62,7 @@ fn members(leader: i32, cgroup: &Cgroup) -> Vec<Seen> {
 
 /// Kills every child of ours; for a container that is being taken back.
 pub fn kill_children() {
-    let children = everybody().into_iter().filter_map(look).filter(|seen| seen.relations.parent == us());
+    let children = everybody().into_iter().filter_map(look).filter(|seen| seen.stat.parent == us());
     for child in children {
         let _ = pidfd::kill(&child.pidfd);
     }
@@ -85,8 +70,7 @@ pub fn kill_children() {
 
 /// Whether the process of that number is a child of ours, running or not yet reaped.
 pub fn is_child(pid: i32) -> bool {
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok();
-    stat.and_then(|stat| relations(&stat)).is_some_and(|relations| relations.parent == us())
+    Stat::of(pid).is_ok_and(|stat| stat.parent == us())
 }
 
 fn us() -> i32 {
@@ -96,16 +80,4 @@ fn us() -> i32 {
 fn everybody() -> Vec<i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_cannot_pretend_to_be_fields() {
-        let stat = b"12 (a) S 1 99) (b) S 7 12 34 0 -1";
-        assert_eq!(relations(stat), Some(Relations { parent: 7, session: 34 }));
-        assert_eq!(relations(b"12 no parenthesis"), None);
-    }
 }

@@ -100,7 +100,7 @@ fn accidental_signals_do_not_end_the_shim() {
     let Some(scene) = Scene::sh("sleep 1000") else { return };
     let mut shim = Shim::started(&scene);
     for signal in [1, 2, 3, 10, 12, 13, 14, 15] {
-        holdfast_sys::process::signal(&shim.child.pidfd, signal).unwrap();
+        holdfast_sys::pidfd::signal(&shim.child.pidfd, signal).unwrap();
     }
     let Answer::State(state) = shim.agent.call(Request::State) else { panic!() };
     assert_eq!(state.phase, Phase::Running);

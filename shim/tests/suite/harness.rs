@@ -15,6 +15,7 @@ use holdfast_pod::launch::{ExecLaunch, IdMap};
 use holdfast_pod::protocol::{
     Answer, Call, Create, Created, Event, Exec, ExitRecord, Failure, FdRole, Packet, Request, SOCKET_NAME,
 };
+use holdfast_sys::clone::Child;
 use holdfast_sys::spawn::{self, Command};
 use holdfast_sys::{memfd, pidfd, socket};
 use serde_json::Value;
@@ -168,7 +169,7 @@ impl Agent {
 /// A shim and its pod.
 pub struct Shim {
     pub agent: Agent,
-    pub child: spawn::Child,
+    pub child: Child,
     pub holder: Option<PendingHolder>,
 }
 

@@ -8,59 +8,13 @@ use rustix::thread::{
 
 use crate::error::{CallError, Result};
 
-/// Names in the order of their numbers (linux/capability.h).
-const NAMES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
-
 /// A set of capabilities, one bit each.
 pub type Set = CapabilitySet;
 
 /// The set of one capability, by its name with or without `CAP_`.
 pub fn named(name: &str) -> Option<Set> {
     let name = name.strip_prefix("CAP_").unwrap_or(name);
-    let number = NAMES.iter().position(|known| known.eq_ignore_ascii_case(name))?;
-    Some(Set::from_bits_retain(1 << number))
+    Set::from_name(&name.to_ascii_uppercase())
 }
 
 fn each(set: Set) -> impl Iterator<Item = Set> {
@@ -151,7 +105,17 @@ mod tests {
         assert_eq!(named("CAP_CHOWN"), Some(Set::CHOWN));
         assert_eq!(named("SYS_ADMIN"), Some(Set::SYS_ADMIN));
         assert_eq!(named("CAP_CHECKPOINT_RESTORE"), Some(Set::CHECKPOINT_RESTORE));
-        assert_eq!(named("ALL"), None);
+        assert_eq!(named("sys_ptrace"), Some(Set::SYS_PTRACE));
+        for nothing in ["ALL", "", "CAP_", "CHOWN|KILL"] {
+            assert_eq!(named(nothing), None, "{nothing:?}");
+        }
+        // Up to CAP_CHECKPOINT_RESTORE each number has a name, which is its own.
+        for bit in 0..=40 {
+            let one = Set::from_bits_retain(1 << bit);
+            let names: Vec<_> = one.iter_names().collect();
+            assert_eq!(names.len(), 1, "{bit}");
+            assert_eq!(named(names[0].0), Some(one));
+        }
     }
 
     #[test]

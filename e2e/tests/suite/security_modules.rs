@@ -89,6 +89,13 @@ fn apparmor_profiles() -> Result<()> {
         }
         scene.crictl.ok(&["rm", "-f", &id])?;
     }
+    // The host's /proc in its place, and read-only: nothing of ours is written through it.
+    let mut bound = with(&json!({}));
+    bound["mounts"] = json!([{"container_path": "/proc", "host_path": "/proc", "readonly": true}]);
+    let id = scene.start(&pod_id, &pod, &bound)?;
+    ensure!(confinement_of_init(&scene, &id)? == enforced(DEFAULT_PROFILE), "with the host's /proc");
+    ensure!(confinement(&scene, &id)? == enforced(DEFAULT_PROFILE), "an exec with the host's /proc");
+    scene.crictl.ok(&["rm", "-f", &id])?;
     for context in [
         json!({"apparmor": {"profile_type": 2, "localhost_ref": "no-such-profile"}}),
         json!({"apparmor_profile": "localhost/no-such-profile"}),

@@ -8,10 +8,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use holdfast_pod::protocol::ResolvedUser;
 use holdfast_sys::caps::Bounding;
 use holdfast_sys::clone::{Birth, Forked, fork};
+use holdfast_sys::mount::FileSystem;
 use holdfast_sys::process::{self, Filter};
 use holdfast_sys::{ns, tty};
 use oci_spec::runtime::Process;
-use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid, fchown, fstat, openat};
+use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, StatVfsMountFlags, Uid, fchown, fstat, fstatvfs, openat};
 
 use super::{Stdio, born, cgroup, close_the_host, command, console, end, identity, join, launch, null, oom};
 use crate::fault::{OrFail, Result, internal, invalid};
@@ -87,7 +88,7 @@ fn inside(plan: &Plan<'_>, exec: &launch::Exec, seccomp: Option<&Filter>) -> Res
         Stdio::Three(three) => console::take_three(three)?,
         Stdio::Terminal => take_new_terminal(plan, process, user.uid)?,
     }
-    let proc = own_proc();
+    let proc = if command::has_label(process) { own_proc() } else { None };
     command::set_label(process, proc.as_ref().map(AsFd::as_fd))?;
     drop(proc);
     // The link closes itself at execve, and is needed until then.
@@ -138,10 +139,13 @@ fn user_of(user: &oci_spec::runtime::User) -> ResolvedUser {
     ResolvedUser { uid: user.uid(), gid: user.gid(), groups, home: String::new() }
 }
 
-/// The container's /proc, if it is one: a process may have mounted something else there since.
+/// The container's /proc, if it is one that can be written to: it may be the host's and read-only, and a process may have
+/// mounted something else there since. Else one for us alone, which a user namespace may refuse.
 fn own_proc() -> Option<OwnedFd> {
-    let fd = openat(CWD, "/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    is_on(&fd, PROC_MAGIC).then_some(fd)
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mounted = openat(CWD, "/proc", flags, Mode::empty()).ok().filter(|fd| is_on(fd, PROC_MAGIC));
+    let read_only = |fd: &OwnedFd| fstatvfs(fd).is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::RDONLY));
+    mounted.filter(|fd| !read_only(fd)).or_else(|| FileSystem::open("proc").and_then(|fs| fs.mount(0)).ok())
 }
 
 /// A user that is not root may then open /dev/stdout anew. Sockets and files of somebody else stay what they are.

@@ -181,12 +181,12 @@ pub struct Peers {
 
 /// What the mount that a descriptor lies on propagates; it has to be one of our mount namespace.
 pub fn peers_of(fd: impl AsFd) -> Result<Peers> {
+    const TABLE: &str = "/proc/self/mountinfo";
     match propagation_by_statmount(fd.as_fd()) {
         Err(e) if [Errno::NOSYS, Errno::INVAL, Errno::PERM].into_iter().any(|errno| e.is(errno)) => {}
         other => return other,
     }
     // Before Linux 6.8, or where a seccomp filter of old age does not know the call: the whole table is read.
-    const TABLE: &str = "/proc/self/mountinfo";
     let id = id_of(fd)?;
     let table =
         std::fs::read_to_string(TABLE).map_err(|e| CallError::new(format!("read(\"{TABLE}\")"), e))?;

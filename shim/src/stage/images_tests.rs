@@ -33,7 +33,7 @@ fn alone(name: &str) -> bool {
 }
 
 struct Image {
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     volume: ImageVolume,
 }
 
@@ -53,7 +53,7 @@ fn image(layers: usize, sub_path: &str) -> Image {
     mknodat(CWD, &whiteout, FileType::CharacterDevice, Mode::empty(), 0).unwrap();
     let layers: Vec<PathBuf> = [lower, upper].into_iter().take(layers).collect();
     let volume = ImageVolume { mount: 0, image: "test:1".into(), layers, sub_path: sub_path.into() };
-    Image { _dir: dir, volume }
+    Image { dir, volume }
 }
 
 fn built(image: &Image) -> Result<OwnedFd> {
@@ -125,7 +125,7 @@ fn a_root_of_an_old_kernel_is_volatile_too() {
     }
     let image = image(2, "");
     let place = |name: &str| {
-        let path = image._dir.path().join(name);
+        let path = image.dir.path().join(name);
         fs::create_dir(&path).unwrap();
         path
     };

@@ -64,10 +64,12 @@ fn program(rules: &[(libc::c_long, u32)]) -> OwnedFd {
     holdfast_sys::memfd::sealed("seccomp", &bytes).unwrap()
 }
 
+type Rules = &'static [(libc::c_long, u32)];
+
 const EACCES: u32 = libc::EACCES as u32;
 
 /// Starts that fail behind the gate, of which the stage cannot tell.
-const SILENT: [(&[(libc::c_long, u32)], bool, &str); 4] = [
+const SILENT: [(Rules, bool, &str); 4] = [
     // Dropping capabilities is the last thing before the command.
     (&[(libc::SYS_capset, KILL)], false, "ended without a word"),
     (&[(libc::SYS_execve, ERRNO | EACCES), (libc::SYS_sendmsg, KILL)], true, "Permission denied"),

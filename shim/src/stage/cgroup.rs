@@ -105,7 +105,8 @@ fn seen_at(mount: &str, controllers: &str, group: &Path) -> Option<PathBuf> {
         && !controllers.is_empty()
         && controllers.split(',').all(|controller| options.contains(&controller));
     let below = group.strip_prefix(root).ok().filter(|_| is_it)?;
-    Some(Path::new(point).join(below))
+    // The components alone: to join nothing adds a slash.
+    Some(Path::new(point).join(below).components().collect())
 }
 
 /// Makes the spec's cgroup mount at `target`.

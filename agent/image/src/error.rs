@@ -240,9 +240,13 @@ impl Error {
 
 /// Text of a stranger, fit for a message: escaped and cut.
 pub(crate) fn brief(text: &str) -> String {
-    const LONGEST: usize = 200;
-    let mut short: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
-    if text.chars().nth(LONGEST).is_some() {
+    within(text, 200)
+}
+
+/// The same with another bound, in characters.
+pub(crate) fn within(text: &str, longest: usize) -> String {
+    let mut short: String = text.chars().take(longest).flat_map(char::escape_debug).collect();
+    if text.chars().nth(longest).is_some() {
         short.push_str("...");
     }
     short

@@ -26,7 +26,7 @@ use self::hosts::{Host, Tls};
 
 pub(crate) use self::transfer::{Piece, Sink};
 use crate::digest::Digest;
-use crate::error::brief;
+use crate::error::within;
 use crate::manifest::Descriptor;
 use crate::reference::{Reference, Target};
 use crate::{Error, ErrorKind};
@@ -206,7 +206,10 @@ impl<'a> Hosts<'a> {
         if self.failures.is_empty() {
             return worst;
         }
-        let other = |failure: &Failure| format!("{}: {}", failure.host, brief(&failure.error.to_string()));
+        // A reference by digest is a hundred characters of it, and what the host sent comes last.
+        const LONGEST: usize = 400;
+        let other =
+            |failure: &Failure| format!("{}: {}", failure.host, within(&failure.error.to_string(), LONGEST));
         let others: Vec<String> = self.failures.iter().map(other).collect();
         Error::Hosts { worst: Box::new(worst), others: others.join("; ") }
     }

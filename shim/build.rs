@@ -37,7 +37,13 @@ fn main() {
     match write_scripts(&out) {
         Ok(()) => {
             // Without -no-pie the program would relocate itself at each start.
-            for argument in ["-static".to_owned(), "-no-pie".to_owned(), format!("-L{}", out.display())] {
+            let mut arguments =
+                vec!["-static".to_owned(), "-no-pie".to_owned(), format!("-L{}", out.display())];
+            // lld, which rustc takes by itself, lays what is written to on one page more of each process.
+            if ask(&["-fuse-ld=bfd", "-Wl,--version"]).is_ok() {
+                arguments.push("-fuse-ld=bfd".to_owned());
+            }
+            for argument in arguments {
                 println!("cargo::rustc-link-arg-bin=holdfast-shim={argument}");
             }
         }
@@ -60,15 +66,21 @@ fn write_scripts(out: &Path) -> Result<(), String> {
 
 /// The path of an archive, quoted for a linker script: the compiler that links knows where its own ones lie.
 fn find(archive: &str) -> Result<String, String> {
-    let linker = env::var_os("RUSTC_LINKER").unwrap_or_else(|| "cc".into());
-    let output = Command::new(&linker)
-        .arg(format!("-print-file-name={archive}"))
-        .output()
-        .map_err(|error| format!("run {}: {error}", linker.display()))?;
-    let text = String::from_utf8_lossy(&output.stdout);
+    let answer = ask(&[&format!("-print-file-name={archive}")])?;
     // It answers with the bare name if there is none.
-    let path = Path::new(text.trim());
+    let path = Path::new(answer.trim());
     path.is_absolute()
         .then(|| format!("\"{}\"", path.display()))
         .ok_or_else(|| format!("there is no {archive}"))
+}
+
+/// What the compiler that links says.
+fn ask(arguments: &[&str]) -> Result<String, String> {
+    let linker = env::var_os("RUSTC_LINKER").unwrap_or_else(|| "cc".into());
+    let output = Command::new(&linker)
+        .args(arguments)
+        .output()
+        .map_err(|error| format!("run {}: {error}", linker.display()))?;
+    let words = || format!("{} {}: {}", linker.display(), arguments.join(" "), output.status);
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned()).ok_or_else(words)
 }

@@ -12,7 +12,7 @@ use std::{
     process::Command,
 };
 
-/// What each library becomes: the archives that go in its place.
+/// Static archives that replace each library.
 const LIBRARIES: [(&str, &[&str]); 7] = [
     ("gcc_s", &["libgcc_eh.a", "libgcc.a", "libc.a"]),
     ("c", &["libc.a", "libgcc_eh.a", "libgcc.a"]),
@@ -74,7 +74,7 @@ fn find(archive: &str) -> Result<String, String> {
         .ok_or_else(|| format!("there is no {archive}"))
 }
 
-/// What the compiler that links says.
+/// Standard output of the compiler driver that links, run with these arguments.
 fn ask(arguments: &[&str]) -> Result<String, String> {
     let linker = env::var_os("RUSTC_LINKER").unwrap_or_else(|| "cc".into());
     let output = Command::new(&linker)

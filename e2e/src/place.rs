@@ -75,7 +75,7 @@ pub fn endpoint() -> Option<String> {
     env::var("HOLDFAST_E2E_ENDPOINT").ok().filter(|endpoint| !endpoint.is_empty())
 }
 
-/// Where that runtime looks for a `hosts.toml` of a registry.
+/// Directory in which that runtime looks for a `hosts.toml` of a registry.
 pub fn mirrors() -> Option<PathBuf> {
     env::var_os("HOLDFAST_E2E_MIRRORS").map(PathBuf::from)
 }

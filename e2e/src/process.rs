@@ -203,7 +203,7 @@ pub fn strangers() -> Vec<Stat> {
     table.into_iter().filter(|process| !own.contains(&process.pid)).collect()
 }
 
-/// What of a table descends from a process.
+/// Processes of a table that descend from a process.
 fn below(pid: u32, table: Vec<Stat>) -> Vec<Stat> {
     let mut by_parent: BTreeMap<u32, Vec<Stat>> = BTreeMap::new();
     for process in table {

@@ -18,7 +18,7 @@ use crate::{
     server::{Server, send},
 };
 
-/// What lies on it, by the last part of its path: a tag or a digest.
+/// Documents that lie on it, by the last part of their paths: a tag or a digest.
 type Documents = Arc<Mutex<HashMap<String, Document>>>;
 
 #[derive(Debug, Clone)]

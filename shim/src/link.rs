@@ -100,7 +100,7 @@ pub enum Step {
     BecomeUser,
     /// Standing at the gate.
     Gate,
-    /// What is left to do when the gate is open.
+    /// The rest of the work, once the gate is open.
     Run,
     /// Writing an OCI bundle.
     MakeBundle,
@@ -145,12 +145,12 @@ impl Step {
     }
 }
 
-/// How far a stage has come, and whether it failed there, in memory that stage and shim share: to tell of it takes no
-/// system call, which a seccomp program could forbid.
+/// Current step of a stage, and whether it failed there, in memory that stage and shim share: reporting it
+/// takes no system call, which a seccomp program could forbid.
 #[derive(Debug)]
 pub struct Progress(SharedWord);
 
-/// What the end of a link means over which no failure came.
+/// Meaning of the end of a link over which no failure came.
 #[derive(Debug)]
 pub enum Silence {
     /// execve(2) has closed it. Or the process was killed in there; that looks the same.

@@ -1,4 +1,4 @@
-//! What the filter costs: `cargo bench -p holdfast-authority`.
+//! Cost of the filter: `cargo bench -p holdfast-authority`.
 //!
 //! A call's bytes as real clients send them, again and again, and a large message. The bytes are copied anew for each
 //! round, since the filter works in place; the same rounds without it are taken off.

@@ -17,7 +17,7 @@ pub struct Blocks {
     names: Names,
 }
 
-/// Where in a block we are.
+/// Position within a header block.
 #[derive(Debug, Default)]
 enum Step {
     /// A representation begins with the next byte.
@@ -37,7 +37,7 @@ enum Part {
     Value,
 }
 
-/// What a number stands for.
+/// Meaning of a decoded integer.
 #[derive(Debug, Clone, Copy)]
 enum Meaning {
     /// The field at an index (section 6.1).

@@ -16,7 +16,7 @@ fn pass(blocks: &mut Blocks, table: &[(&str, usize)]) {
     }
 }
 
-/// What a broken block leads to.
+/// Whether a block is refused as broken.
 fn is_lost(hex: &str) -> bool {
     Blocks::default().pass(&mut unhex(hex)).is_err()
 }

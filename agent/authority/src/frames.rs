@@ -16,7 +16,7 @@ const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 
-/// What one connection's client sends, on its way to the server. See the crate.
+/// Filter for the bytes that one connection's client sends to the server. See the crate.
 #[derive(Debug)]
 pub struct Filter {
     place: Place,
@@ -25,7 +25,7 @@ pub struct Filter {
     blocks: Blocks,
 }
 
-/// Where in the stream we are.
+/// Position within the client's byte stream.
 #[derive(Debug, Clone, Copy)]
 enum Place {
     /// So many bytes into the preface.

@@ -116,7 +116,8 @@ impl Mend {
         }
     }
 
-    /// What the last bit must become. The prefix keeps it as it was: lengths are those of the client's characters.
+    /// Replacement for the last bit, if it must change. The prefix keeps it as it was: lengths are those of
+    /// the client's characters.
     fn replacement(&mut self) -> Option<bool> {
         let bit = match (self.prefix.length, self.prefix.code) {
             // A path's second colon would be that of a second port.

@@ -1,13 +1,13 @@
 //! HPACK's tables (RFC 7541, section 2.3), as far as the names of fields go: which of them is `:authority`.
 //!
-//! What the dynamic table holds depends on the sizes of its entries, so these are known as well. It has at most 128
-//! entries, since each counts for 32 bytes more than its text.
+//! The contents of the dynamic table depend on the sizes of its entries, so these are known as well. It has
+//! at most 128 entries, since each counts for 32 bytes more than its text.
 
 use std::collections::VecDeque;
 
 /// Bytes that a client's table may have: SETTINGS_HEADER_TABLE_SIZE, which our server leaves at its default.
 pub const MAX_TABLE: usize = 4096;
-/// What an entry counts for beside its text (section 4.1).
+/// Overhead in bytes that an entry counts for beside its text (section 4.1).
 const ENTRY: usize = 32;
 
 /// Lengths of the static table's names (appendix A), the first at index 1.

@@ -6,7 +6,7 @@ use crate::huffman::{Measure, Mend};
 const AUTHORITY_CODED: &[u8] = &[0xb8, 0x3b, 0x53, 0x39, 0xec, 0x32, 0x7d, 0x7f];
 const AUTHORITY: &[u8] = b":authority";
 
-/// What is wanted of a string.
+/// Purpose for which a string is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// Its length in characters, and whether it is `:authority`.
@@ -27,11 +27,11 @@ pub struct Text {
     left: usize,
     /// Bytes in all.
     length: usize,
-    /// What must follow for a name to be `:authority`.
+    /// The bytes that must follow for a name to be `:authority`.
     wanted: Option<&'static [u8]>,
 }
 
-/// What is done with its bytes.
+/// Processing of a string's bytes.
 #[derive(Debug)]
 enum Work {
     /// They need not be looked at.

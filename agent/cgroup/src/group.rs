@@ -191,8 +191,9 @@ pub(crate) fn parent(path: &str) -> &str {
 /// cannot be enabled is an error only when a limit needs it, which is found out when that is written. On hybrid hosts
 /// the unified hierarchy's controllers are not ours to distribute.
 ///
-/// What is enabled in `path` is so in all groups above it: one look at it is enough for every container but a parent's
-/// first. Not remembered, since systemd takes controllers away when it thinks that nobody needs them.
+/// A controller that is enabled in `path` is enabled in all groups above it: one look at it is enough for
+/// every container but a parent's first. Not remembered, since systemd takes controllers away when it thinks
+/// that nobody needs them.
 pub(crate) fn enable_controllers(layout: &Layout, path: &str) -> Result<(), Error> {
     if layout.mode != Mode::V2 {
         return Ok(());

@@ -25,7 +25,7 @@ use crate::{
 };
 
 const LIMIT: Duration = Duration::from_secs(10);
-/// Who does not end within this is signalled again, with those who came meanwhile.
+/// Processes that do not end within this are signalled again, with those that came meanwhile.
 const ROUND: Duration = Duration::from_millis(100);
 const MAX_DEPTH: usize = 64;
 const MAX_NAMED: usize = 16;

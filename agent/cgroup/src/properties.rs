@@ -27,7 +27,7 @@ const DEFAULT_PERIOD_US: i64 = 100_000;
 /// systemd keeps quotas as whole percents: rounded up, so that the exact value fits within.
 const PERCENT_US: u64 = 10_000;
 
-/// What decides which properties there are: an unknown one would be refused with all the others.
+/// Facts that decide which properties there are: an unknown one would be refused with all the others.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Known {
     pub mode: Mode,

@@ -167,7 +167,7 @@ impl Cgroups {
 }
 
 impl Inner {
-    /// What a unit is to be told. `version` is systemd's.
+    /// Properties to set on a unit. `version` is systemd's.
     pub(crate) fn unit_properties(
         &self,
         unit: &Unit,

@@ -23,7 +23,7 @@ pub struct HostFacts {
     pub apparmor_default: Option<String>,
     /// SELinux is on, and its policy gives containers these contexts.
     pub selinux: Option<Contexts>,
-    /// How many groups there are from 0 on: not all of them in a user namespace.
+    /// Number of group IDs that exist from 0 on: not all of them in a user namespace.
     pub groups: u32,
     /// /proc/sys may be written to: not where we run in somebody's container, or under ProtectKernelTunables.
     pub writable_sysctls: bool,

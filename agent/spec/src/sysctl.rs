@@ -35,14 +35,14 @@ fn check_one(name: &str, value: &str, own_network: bool, own_ipc: bool) -> Resul
     }
 }
 
-/// What pods with a network of their own have unless their request names it.
+/// Sysctls that pods with a network of their own have unless their request names them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Defaults {
     /// Ports below 1024 are for everybody: the network is the pod's own.
     pub unprivileged_ports: bool,
     /// ICMP echo sockets are for everybody.
     pub unprivileged_icmp: bool,
-    /// How many groups there are from 0 on, as we see them.
+    /// Number of group IDs that exist from 0 on, as we see them.
     pub groups: u32,
 }
 

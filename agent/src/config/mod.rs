@@ -292,7 +292,7 @@ fn program(configured: Option<&Path>, name: &str) -> Option<PathBuf> {
     places(own.as_deref()).into_iter().map(|dir| dir.join(name)).find(|path| path.is_file())
 }
 
-/// Where the programs of `own`, the path of this one, are looked for, in this order.
+/// Directories in which the programs of `own`, the path of this one, are looked for, in this order.
 fn places(own: Option<&Path>) -> Vec<PathBuf> {
     let beside = own.and_then(Path::parent);
     let prefix = beside.and_then(Path::parent).map(|prefix| prefix.join("libexec/holdfast"));

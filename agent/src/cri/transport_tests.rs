@@ -20,7 +20,7 @@ fn headers(stream: u8, block: &[u8]) -> Vec<u8> {
     [&[0, 0, block.len() as u8, HEADERS, 5, 0, 0, 0, stream][..], block].concat()
 }
 
-/// What Python's grpcio 1.85.3 sends for its first request, and how it says the same again.
+/// Header blocks that Python's grpcio 1.85.3 sends for its first request and for the same request again.
 fn c_core() -> [Vec<u8>; 2] {
     let text = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
     let literal = |name: &str, value: &str| [vec![0x40], text(name), text(value)].concat();

@@ -1,6 +1,7 @@
-//! What a scalar means. Kubernetes reads truth values and numbers as YAML 1.1 does, where `yes`, `n` and `017` are
-//! some. A plain scalar that any version takes for something else is no text here, for the same file must not mean two
-//! things. The exceptions are YAML 1.1's numbers to the base of 60 (`22:80`) and dates: for Kubernetes they are texts.
+//! Meaning of a scalar. Kubernetes reads truth values and numbers as YAML 1.1 does, where `yes`, `n` and
+//! `017` are some. A plain scalar that any version takes for something else is no text here, for the same
+//! file must not mean two things. The exceptions are YAML 1.1's numbers to the base of 60 (`22:80`) and
+//! dates: for Kubernetes they are texts.
 
 use super::yaml::Value;
 
@@ -54,7 +55,7 @@ pub fn describe(value: &Value) -> String {
     }
 }
 
-/// What a text without quotes is taken for, if not for a text: `true`, `false` or `a number`.
+/// Meaning of a text without quotes, if it is not taken for a text: `true`, `false` or `a number`.
 pub fn meaning(plain: &str) -> Option<&'static str> {
     match truth(plain) {
         Some(true) => Some("true"),
@@ -63,7 +64,7 @@ pub fn meaning(plain: &str) -> Option<&'static str> {
     }
 }
 
-/// Why a value is no text, and how to write one.
+/// Error message for a value that is no text: the reason, and how to write one.
 pub fn no_text(value: &Value) -> String {
     match value {
         Value::Scalar { text, plain: true } if let Some(meaning) = meaning(text) => {

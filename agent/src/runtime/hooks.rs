@@ -16,7 +16,7 @@ use super::{
 /// How long the hooks of an end may take; a shim has the same.
 const POSTSTOP_LIMIT: Duration = Duration::from_secs(20);
 
-/// Whose pid namespace a container is in.
+/// Owner of the pid namespace that a container is in.
 #[derive(Debug, PartialEq, Eq)]
 enum Pids {
     OfPod,

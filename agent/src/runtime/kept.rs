@@ -1,5 +1,5 @@
-//! What is kept of a container's start: all of it on disk, for the status and for execs, and the part that execs need in
-//! memory as well, once there was one. A probe then reads no disk and parses no spec.
+//! Launch parameters that are kept of a container: all of them on disk, for the status and for execs, and the
+//! part that execs need in memory as well, once there was one. A probe then reads no disk and parses no spec.
 
 use std::{
     fs, io,
@@ -23,7 +23,7 @@ const LAUNCH_FILE: &str = "launch.json";
 /// The program of a profile that is a file: what that says may change, or go, while the container runs.
 const PROGRAM_FILE: &str = "seccomp.bpf";
 
-/// How a container was started.
+/// Launch parameters of a container.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub struct KeptLaunch<L = Launch<Spec>, S = SecurityProfile> {
     pub launch: L,
@@ -31,7 +31,7 @@ pub struct KeptLaunch<L = Launch<Spec>, S = SecurityProfile> {
     pub capabilities: u64,
 }
 
-/// What every exec in a container has in common: a few KiB, for containers with execs alone.
+/// Parameters that all execs in a container have in common: a few KiB, for containers with execs alone.
 #[derive(Debug)]
 pub struct ExecBase {
     /// The container's first process, without its command.
@@ -75,19 +75,19 @@ fn failed(operation: &'static str, dir: &Path, name: &'static str) -> impl FnOnc
 }
 
 impl Container {
-    /// How it was started. Blocking.
+    /// Launch parameters that it was started with. Blocking.
     pub fn kept_launch(&self) -> Result<KeptLaunch, Error> {
         fs::read(self.dir.join(LAUNCH_FILE))
             .and_then(|bytes| serde_json::from_slice(&bytes).map_err(io::Error::from))
             .map_err(failed("read", &self.dir, LAUNCH_FILE))
     }
 
-    /// What an exec is made of, if it is in memory.
+    /// Common parameters of its execs, if they are in memory.
     pub fn known_exec_base(&self) -> Option<Arc<ExecBase>> {
         self.exec_base.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What an exec is made of; from now on it is in memory until the container ends. Blocking.
+    /// Common parameters of its execs; from now on they are in memory until the container ends. Blocking.
     pub fn load_exec_base(&self, compiler: &Compiler) -> Result<Arc<ExecBase>, Error> {
         let kept = self.kept_launch()?;
         let program = self.program(compiler, &kept)?;

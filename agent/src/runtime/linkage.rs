@@ -1,4 +1,5 @@
-//! How a program of ours was linked: a shim that needs shared libraries takes four times the memory, for each container.
+//! Linkage of our programs: a shim that needs shared libraries takes four times the memory, for each
+//! container.
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 

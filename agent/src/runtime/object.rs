@@ -130,7 +130,7 @@ pub struct Container {
     pub shim: Mutex<Option<Arc<Shim>>>,
     /// Becomes true when it has exited and its record says so.
     pub exited: watch::Sender<bool>,
-    /// What execs are made of; `None` before the first one, and once it has exited.
+    /// Common parameters of its execs; `None` before the first one, and once it has exited.
     pub exec_base: Mutex<Option<Arc<ExecBase>>>,
     /// What the last statistics were computed from.
     pub samples: Samples,
@@ -174,11 +174,11 @@ impl Container {
     }
 }
 
-/// What a kubelet tells pod sandboxes apart by.
+/// Key that a kubelet tells pod sandboxes apart by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PodName(PodSandboxMetadata);
 
-/// What a kubelet tells containers apart by.
+/// Key that a kubelet tells containers apart by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ContainerName(PodId, ContainerMetadata);
 

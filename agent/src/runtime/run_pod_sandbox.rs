@@ -209,7 +209,7 @@ impl Runtime {
         }
     }
 
-    /// What nobody asked for fails no pod where it cannot be had.
+    /// Default sysctls. One that cannot be set here is left out: nobody asked for it, so it must fail no pod.
     fn sysctl_defaults(&self) -> sysctl::Defaults {
         let (config, possible) = (&self.config.runtime, self.host.writable_sysctls);
         sysctl::Defaults {

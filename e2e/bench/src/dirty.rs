@@ -67,7 +67,7 @@ impl Dirt {
         run(&mut dd).await
     }
 
-    /// What was not written to the disk by now never is.
+    /// Removes the file. Data that has not been written to the disk by now never is.
     fn remove(&self) {
         let _ = std::fs::remove_file(&self.0);
     }

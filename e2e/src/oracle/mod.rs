@@ -36,9 +36,9 @@ pub type Facts = BTreeSet<String>;
 /// One look.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Look {
-    /// What is the test's own.
+    /// Facts that are the test's own.
     pub ours: Facts,
-    /// What anybody on this machine may have made.
+    /// Facts that anybody on this machine may have made.
     pub elsewhere: Facts,
 }
 
@@ -57,7 +57,7 @@ pub struct Scope {
     pub ours: bool,
     /// Its log, whose ids are those of its pods and containers.
     pub log: Option<PathBuf>,
-    /// Who else is at work.
+    /// Others at work on this machine.
     pub neighbours: Neighbours,
 }
 

@@ -8,7 +8,7 @@ use nix::mount::{MntFlags, umount2};
 use super::{Look, Scope};
 use crate::process::descendants;
 
-/// Where iproute2 and container runtimes pin network namespaces.
+/// Directory in which iproute2 and container runtimes pin network namespaces.
 const NETNS: &str = "/run/netns";
 
 pub fn look(scope: &Scope, look: &mut Look) {

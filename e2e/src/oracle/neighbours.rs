@@ -36,7 +36,7 @@ const RUNTIMES: &[&str] = &[
     "youki",
 ];
 
-/// Who else is at work.
+/// Others at work on this machine.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub enum Neighbours {
     /// To be found out.

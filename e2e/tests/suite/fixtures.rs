@@ -100,7 +100,7 @@ fn hierarchy() -> Result<&'static Path> {
     all.into_iter().find(|dir| dir.exists()).context("no cgroups")
 }
 
-/// What is outside of a test's names counts while nobody else is at work, and is told when somebody is.
+/// A fact outside of a test's names counts while nobody else is at work, and is only told when somebody is.
 #[test]
 fn the_oracle_sees_what_is_planted_outside_of_our_names() -> Result<()> {
     if !nix::unistd::geteuid().is_root() {

@@ -182,7 +182,8 @@ fn in_a_user_namespace() -> Result<()> {
     oracle.nothing_left()
 }
 
-/// Where others are in the container's pid namespace, hooks with the host's mounts are not: they know it by its pid outside.
+/// Hooks with the host's mounts stay out of a container's pid namespace that others are in as well: they know
+/// the container by its pid outside.
 #[test]
 fn in_a_pid_namespace_of_the_pod() -> Result<()> {
     let Some(scene) = scene("none", "none", 30)? else { return Ok(()) };
@@ -387,7 +388,8 @@ fn the_shim_is_killed() -> Result<()> {
     oracle.nothing_left()
 }
 
-/// How a container ended is known before its last hooks are through: whoever kills the shim then does not change it.
+/// The exit of a container is known before its last hooks are through: killing the shim then does not change
+/// it.
 #[test]
 fn an_exit_outlives_the_shim() -> Result<()> {
     let Some(scene) = scene("none", "none", 30)? else { return Ok(()) };

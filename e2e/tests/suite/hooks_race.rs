@@ -1,4 +1,4 @@
-//! Who looks at a container's first process while its hooks run: from a pid namespace that both are in.
+//! Processes that look at a container's first one while its hooks run: from a pid namespace that both are in.
 
 use std::{fs, path::PathBuf};
 

@@ -190,7 +190,7 @@ struct Group {
     v2: bool,
     memory: PathBuf,
     cpu: PathBuf,
-    /// Where it is frozen.
+    /// Directory of its freezer.
     freezer: PathBuf,
 }
 

@@ -181,7 +181,7 @@ fn a_memory_limit_is_one_of_swap_as_well() -> Result<()> {
     oracle.nothing_left()
 }
 
-/// What the kernel refuses is the request's fault, and nothing is left of it.
+/// A limit that the kernel refuses is the request's fault, and nothing is left of it.
 #[test]
 fn a_limit_that_the_machine_has_not() -> Result<()> {
     let Some(scene) = Scene::ours()? else { return Ok(()) };

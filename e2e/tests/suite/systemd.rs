@@ -64,7 +64,8 @@ fn leftovers() -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// What the kernel or systemd refuses is answered at once, and neither a scope nor a job to stop it is left.
+/// A limit that the kernel or systemd refuses is answered at once, and neither a scope nor a job to stop it
+/// is left.
 #[test]
 fn a_refused_limit_leaves_no_job() -> Result<()> {
     let Some(scene) = scene()? else { return Ok(()) };

@@ -84,7 +84,7 @@ impl Containerd {
         text.trim().parse().with_context(|| format!("{path}: {text:?} is not one process"))
     }
 
-    /// Where it looks for a `hosts.toml` of a registry.
+    /// Directory in which it looks for a `hosts.toml` of a registry.
     pub fn mirrors(&self) -> PathBuf {
         mirrors(&self.place)
     }
@@ -173,7 +173,7 @@ SystemdCgroup = {systemd}
     ))
 }
 
-/// What a node usually has: a bridge, addresses from a file, and host ports.
+/// CNI configuration that a node usually has: a bridge, addresses from a file, and host ports.
 fn conf_list(place: &Place) -> String {
     json!({
         "cniVersion": "1.0.0",

@@ -20,7 +20,7 @@ pub enum Need {
     Go,
 }
 
-/// What building the programs needs.
+/// Requirements for building the programs.
 pub const BUILD: &[Need] = &[Need::Linux, Need::Rust];
 /// What a demo needs.
 pub const DEMO: &[Need] = &[Need::Linux, Need::Root, Need::Rust];

@@ -22,15 +22,15 @@ use crate::{
     work::Work,
 };
 
-/// Where the unit in `manifests` has the program.
+/// Path of the program in the unit in `manifests`.
 const UNIT_PROGRAM: &str = "/usr/local/bin/holdfast";
 /// Samples below `manifests`, by where they go in the directory of samples.
 const SAMPLES: [&str; 5] =
     ["cni/10-holdfast.conflist", "config.toml", "crictl.yaml", "kubelet.yaml", "runtimeclass.yaml"];
-/// What `systemctl enable` makes.
+/// Symlink that `systemctl enable` makes.
 const ENABLED: &str = "etc/systemd/system/multi-user.target.wants/holdfast.service";
 
-/// What a user says about places.
+/// Directories that a user chooses.
 #[derive(Debug, Default, Clone, clap::Args)]
 pub struct Options {
     /// Puts all below this directory, for a package; paths inside of files are those
@@ -46,7 +46,7 @@ pub struct Options {
     pub prefix: Option<PathBuf>,
 }
 
-/// Where everything goes, as it is named on the node.
+/// Directories that everything goes to, as they are named on the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     /// Stands before all of it: `/` on the node itself.
@@ -240,7 +240,7 @@ impl Layout {
         }
     }
 
-    /// Where a path of the node is now.
+    /// Present location of a path of the node.
     fn staged(&self, path: &Path) -> PathBuf {
         self.destdir.join(path.strip_prefix("/").unwrap_or(path))
     }

@@ -1,6 +1,6 @@
-//! What `cargo x` does: prepares a machine, builds and installs the programs, builds the test images, runs the demo, the
-//! tests, critest, the virtual machine, the fuzz targets and the benchmark. It knows the programs only as files and names
-//! none of their crates.
+//! Commands of `cargo x`: prepares a machine, builds and installs the programs, builds the test images, runs
+//! the demo, the tests, critest, the virtual machine, the fuzz targets and the benchmark. It knows the
+//! programs only as files and names none of their crates.
 
 pub mod apt;
 pub mod bench;

@@ -108,7 +108,7 @@ impl Place {
     }
 }
 
-/// How long a runtime may take until it serves.
+/// Time that a runtime may take until it serves.
 const START: Duration = Duration::from_secs(30);
 
 /// Waits until somebody listens.

@@ -20,7 +20,7 @@ pub const CRI_TOOLS: &str = "v1.36.0";
 const RUNC: &str = "v1.5.2";
 /// Changed when the old client's module changes.
 const OLD_GRPC_GO: &str = "v1.60.1";
-/// What pip installs.
+/// Packages that pip installs.
 const GRPCIO: &str = "grpcio==1.85.3 grpcio-tools==1.85.1";
 const CRI_API: &str = "v0.37.2";
 

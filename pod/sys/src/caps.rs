@@ -21,7 +21,7 @@ fn each(set: Set) -> impl Iterator<Item = Set> {
     (0..64).map(|bit| Set::from_bits_retain(1 << bit)).filter(move |one| set.contains(*one))
 }
 
-/// What a process may ever have. To be read once: it takes a call for each capability.
+/// Capabilities that a process may ever have. To be read once: it takes a call for each capability.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounding {
     /// Our bounding set.

@@ -170,7 +170,7 @@ pub fn id_of(fd: impl AsFd) -> Result<u64> {
         .map_err(|e| CallError::new("statx(STATX_MNT_ID)", e))
 }
 
-/// Which ways a mount propagates.
+/// Propagation type of a mount.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Peers {
     /// It has peers that show what is mounted there, and that it shows theirs.
@@ -179,7 +179,7 @@ pub struct Peers {
     pub slave: bool,
 }
 
-/// What the mount that a descriptor lies on propagates; it has to be one of our mount namespace.
+/// Propagation type of the mount that a descriptor lies on; it has to be one of our mount namespace.
 pub fn peers_of(fd: impl AsFd) -> Result<Peers> {
     const TABLE: &str = "/proc/self/mountinfo";
     match propagation_by_statmount(fd.as_fd()) {

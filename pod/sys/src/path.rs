@@ -14,7 +14,7 @@ use crate::error::{CallError, Result};
 /// Symlinks that one path may have, as in the kernel (MAXSYMLINKS).
 const MAX_SYMLINKS: usize = 40;
 
-/// How often a path is looked up that renames elsewhere disturb; libpathrs has the same.
+/// Limit on the lookups of a path that renames elsewhere disturb; libpathrs has the same.
 const MAX_TRIES: usize = 128;
 
 /// A directory that paths are resolved in as if it were `/`.

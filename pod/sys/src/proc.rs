@@ -38,7 +38,7 @@ pub fn start_time(pid: i32) -> Result<u64> {
     Stat::of(pid).map(|stat| stat.start_time)
 }
 
-/// What /proc/PID/stat says of a process (proc_pid_stat(5)).
+/// Fields of a process in /proc/PID/stat (proc_pid_stat(5)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {
     /// Its parent's pid; 0 if that is outside of our pid namespace.

@@ -112,7 +112,7 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    /// How long what was killed may take to go.
+    /// Longest time that killed processes may take to exit.
     const LIMIT: Duration = Duration::from_secs(2);
     const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 

@@ -76,7 +76,7 @@ pub struct Container {
     pub init: Option<Child>,
     /// To the stages, until the command runs.
     pub link: Option<OwnedFd>,
-    /// How far the stages are, until the command runs.
+    /// Progress of the stages, until the command runs.
     pub progress: Option<Progress>,
     /// What stood at the gate.
     pub ready: Ready,
@@ -96,7 +96,7 @@ pub struct Container {
     pub input: Option<Input>,
     /// Where the pump will write, until it starts.
     pub log: Option<LogFile>,
-    /// Where the pump will write the exit record, until it starts.
+    /// File that the pump will write the exit record to, until the pump starts.
     pub record: Option<RecordFile>,
     /// The pump.
     pub pump: Option<Pump>,
@@ -116,11 +116,11 @@ pub struct Container {
     pub hook: Option<Child>,
     /// Its poststop hooks have run, or run now.
     pub stopped: bool,
-    /// Who removes the files of one that never was.
+    /// Child that removes the files of a container that was never created.
     pub remover: Option<Child>,
     /// They are removed, or are being removed.
     pub removed: bool,
-    /// What is left in its groups is being killed.
+    /// Killing of the processes that are left in its cgroups, while it goes on.
     pub sweep: Option<Sweep>,
     /// The runtime that makes it in the place of our stages.
     pub foreign: Option<Foreign>,

@@ -30,7 +30,7 @@ const DEFAULT_LIMIT: Duration = Duration::from_mins(2);
 /// How long killed children may take to go.
 const UNDO_LIMIT: Duration = Duration::from_secs(10);
 
-/// Why a stage said nothing.
+/// Error text for a stage that ended without a report.
 const NO_WORD: &str =
     "the stage ended without a word: was it killed, by its seccomp profile perhaps, or short of memory?";
 
@@ -61,7 +61,7 @@ impl Ends {
     }
 }
 
-/// What the stages are given by the agent.
+/// Descriptors and cgroup that the agent passes for the stages.
 struct Given {
     launch: OwnedFd,
     state_dir: OwnedFd,
@@ -87,11 +87,11 @@ impl Given {
     }
 }
 
-/// How the stages speak to us, and what they are told.
+/// Channels between the stages and the shim, and the shim's bounding set.
 struct Wire<'a> {
     link: BorrowedFd<'a>,
     progress: &'a Progress,
-    /// Who runs hooks, if there are hooks.
+    /// Socket to the process that runs OCI hooks, if there are hooks.
     hooks: Option<BorrowedFd<'a>>,
     bounding: Bounding,
 }
@@ -439,7 +439,7 @@ fn known(pidfd: OwnedFd) -> Option<Child> {
 }
 
 impl Container {
-    /// What the stages have opened on the host.
+    /// Takes the files that the stages have opened on the host: the exit record, and the log if there is one.
     fn take_files(&mut self, fds: Vec<OwnedFd>) -> Result<()> {
         const STAGE: &str = "take the log and the exit record";
         let mut fds = fds.into_iter();

@@ -26,7 +26,8 @@ use crate::stage::foreign_exec as foreign_stage;
 
 /// Longest time until the command runs.
 const START_LIMIT: Duration = Duration::from_mins(1);
-/// How long one that was killed for its time limit may take to go until its end is told all the same.
+/// Longest time that an exec killed for its time limit may take to exit, until its end is reported all the
+/// same.
 const KILL_LIMIT: Duration = Duration::from_secs(1);
 const STAGE: &str = "exec";
 
@@ -42,7 +43,7 @@ pub struct Exec {
     answered: bool,
     /// To the stages, until the command runs.
     link: Option<OwnedFd>,
-    /// How far they are.
+    /// Progress of the stages.
     progress: Progress,
     /// The process that joined, or the runtime's command, until it is reaped.
     helper: Option<Child>,
@@ -54,7 +55,7 @@ pub struct Exec {
     pub terminal: Option<OwnedFd>,
     /// When it has to be over, or to have begun.
     pub deadline: Option<Instant>,
-    /// How long it has until then.
+    /// Time limit that the deadline comes from.
     limit: Duration,
     /// That is for its whole life, not for its begin alone.
     limited: bool,

@@ -166,7 +166,7 @@ impl Shim {
 }
 
 impl Container {
-    /// What could change until the end.
+    /// Updates the fields of the exit record that can change until the end: OOM kills and dropped log lines.
     fn complete_record(&mut self) {
         self.cgroup.read_oom();
         let Stage::Draining(record) = &mut self.stage else { return };

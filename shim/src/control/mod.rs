@@ -8,9 +8,9 @@
 //!   Undoing --children reaped--> (end)   Draining --log complete, record written--> (end)
 //! ```
 //!
-//! What may wait for a disk is done by somebody else: the stages open the log and the room for the exit record, the pump
-//! writes both, a child removes them if there never was a container. Killing what a container leaves goes on in rounds,
-//! between which the loop does the rest of its work.
+//! Nothing that may block on a disk is done in this loop: the stages open the log and the room for the exit
+//! record, the pump writes both, a child removes them if there never was a container. Killing what a
+//! container leaves goes on in rounds, between which the loop does the rest of its work.
 //!
 //! Every state but the last two can also go to Undoing: before Commit when the first agent's connection closes.
 
@@ -49,14 +49,14 @@ use exec::Exec;
 use foreign::Stray;
 use poll::{Poll, Token};
 
-/// How long nobody is let in when there is no descriptor for him.
+/// Pause in accepting connections after a failure for lack of descriptors.
 const DEAF: Duration = Duration::from_secs(1);
 
 /// Serves the agent on descriptor 0 and everybody who connects later, until the container is over. `warnings` are for the
 /// agent's log: nobody reads our standard error.
 ///
 /// # Errors
-/// What keeps it from beginning, or from going on. The agent has been told.
+/// Failures that keep it from beginning, or from going on. The agent has been told.
 pub fn serve(warnings: Vec<String>) -> Result<()> {
     let first = take_first_connection()?;
     let mut shim = Shim::new().inspect_err(|failure| {

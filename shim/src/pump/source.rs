@@ -20,13 +20,13 @@ pub const CHUNK: usize = 16 * 1024;
 #[derive(Debug)]
 pub struct Source {
     fd: OwnedFd,
-    /// Which stream it is.
+    /// The stream it carries: standard output or standard error.
     pub stream: Stream,
     lines: Lines,
     /// Its end has not come yet.
     pub open: bool,
     chunk: Pages,
-    /// How much of the chunk some client has not got yet.
+    /// Length of the data in the chunk while some client has not received all of it; otherwise 0.
     pub held: usize,
     /// Of a terminal: tells of its changes alone.
     edge: Option<OwnedFd>,
@@ -68,7 +68,7 @@ impl Source {
         })
     }
 
-    /// What is readable when there is something to read.
+    /// Descriptor to poll: it is readable when there is something to read.
     pub fn watched(&self) -> BorrowedFd<'_> {
         match &self.edge {
             Some(edge) if self.deserted => edge.as_fd(),

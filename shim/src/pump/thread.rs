@@ -22,9 +22,9 @@ const STACK: usize = 64 * 1024;
 const MOST_WATCHED: usize = 1 + 2 + 2 * MOST;
 /// How long to wait before a disk that took nothing is tried again.
 const RETRY: Duration = Duration::from_millis(200);
-/// How long after a burst the memory that it took is given back.
+/// Delay after a burst until the memory that it took is given back.
 const CALM: Duration = Duration::from_secs(5);
-/// What is more than this at once is a burst: the first pages of all buffers are kept anyway.
+/// Threshold in bytes: more than this at once is a burst. The first pages of all buffers are kept anyway.
 const BURST: usize = 4096;
 
 /// What the container writes to.
@@ -173,7 +173,7 @@ impl Pump {
         self.shared.finished.load(Ordering::Acquire)
     }
 
-    /// Why the last exit record was not written.
+    /// Error that kept the last exit record from being written, if any.
     pub fn record_error(&self) -> Option<Errno> {
         let errno = self.shared.record_errno.load(Ordering::Relaxed);
         (errno != 0).then(|| Errno::from_raw_os_error(errno))

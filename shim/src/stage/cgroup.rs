@@ -94,7 +94,8 @@ fn groups(memberships: &str, mountinfo: &str) -> Vec<(String, PathBuf)> {
     found
 }
 
-/// Where a mount of these controllers shows the group (fields of proc_pid_mountinfo(5)).
+/// Path of the group in a mount, if the mount has these controllers and shows it (fields of
+/// proc_pid_mountinfo(5)).
 fn seen_at(mount: &str, controllers: &str, group: &Path) -> Option<PathBuf> {
     let (place, kind) = mount.split_once(" - ")?;
     let (kind, options) = kind.split_once(' ')?;

@@ -43,7 +43,7 @@ pub struct Plan<'a> {
     pub container: &'a Ready,
     /// The stages' end of the link.
     pub link: BorrowedFd<'a>,
-    /// How far we are.
+    /// Progress of the stages, shared with the shim.
     pub progress: &'a Progress,
 }
 

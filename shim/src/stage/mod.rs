@@ -84,11 +84,11 @@ pub struct Plan<'a> {
     pub stdio: &'a Stdio,
     /// The shim's bounding set.
     pub bounding: Bounding,
-    /// Who runs hooks of the runtime's namespaces, if there are hooks of any kind.
+    /// Socket to the process that runs hooks in the runtime's namespaces, if there are hooks of any kind.
     pub hooks: Option<BorrowedFd<'a>>,
     /// The stages' end of the link.
     pub link: BorrowedFd<'a>,
-    /// How far we are.
+    /// Progress of the stages, shared with the shim.
     pub progress: &'a Progress,
 }
 
@@ -193,7 +193,7 @@ pub struct Taken {
     pub sources: sources::Sources,
     /// The root, detached.
     pub root: OwnedFd,
-    /// Who runs createContainer hooks, if there are any.
+    /// Socket to the process that runs createContainer hooks, if there are any.
     pub hooks: Option<OwnedFd>,
     /// /dev, detached.
     pub devices: Option<devices::Devices>,

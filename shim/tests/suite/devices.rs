@@ -13,7 +13,7 @@ fn node(path: &str, mode: u32, id: u32) -> Value {
     json!({"path": path, "type": "c", "major": 1, "minor": 3, "fileMode": mode, "uid": id, "gid": id})
 }
 
-/// What it prints, one line after the other.
+/// Runs the container and returns its standard output, one line after the other.
 fn output(scene: &Scene) -> String {
     let record = Shim::run(scene);
     let text = scene.lines().join("\n").replace("stdout F ", "");

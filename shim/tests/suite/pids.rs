@@ -217,7 +217,7 @@ fn a_memory_limit_is_told() {
     shim.gone(&scene);
 }
 
-/// What the container has moved to groups below its own dies with it.
+/// Processes that the container has moved to cgroups below its own die with it.
 #[test]
 fn groups_below_are_killed_as_well() {
     for hierarchy in ["pids", unified()] {

@@ -52,7 +52,7 @@ fn without_a_dev_of_ours_it_is_nobodys() {
     assert!(text.contains(" 1:3\n") && !text.starts_with(&format!("{device}:{inode} ")), "{text}");
 }
 
-/// What another process of the pod might look at while the container is not yet its command.
+/// Descriptors that another process of the pod might look at while the container is not yet its command.
 #[test]
 fn nothing_of_the_host_is_open_at_the_gate() {
     for tty in [false, true] {

@@ -70,7 +70,7 @@ fn decode(decoder: &mut Decoder<'_>, block: &[u8]) -> Fields {
     fields
 }
 
-/// What goes in and what comes out, decoded.
+/// Compares the decoded input with the decoded output.
 fn compare(blocks: &[Vec<u8>], out: &[u8]) {
     let mut at = PREFACE.len();
     let (mut before, mut after) = (Decoder::default(), Decoder::default());

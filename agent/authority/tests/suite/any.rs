@@ -126,7 +126,7 @@ fn stream(blocks: &[Block]) -> Vec<u8> {
     stream
 }
 
-/// What a character of an authority may become.
+/// Whether `after` is a permitted replacement for the character `before` of an authority.
 fn is_fair(before: u8, after: u8) -> bool {
     match before {
         b'%' => after == b'.',

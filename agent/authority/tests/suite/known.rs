@@ -1,4 +1,5 @@
-//! What real clients send first. Recorded from the socket; the fields behind the authority are left as they were.
+//! First bytes that real clients send. Recorded from the socket; the fields behind the authority are left as
+//! they were.
 
 use holdfast_authority::Filter;
 use http::uri::Authority;
@@ -52,7 +53,7 @@ fn what_an_authority_may_be_stays_as_it_is() {
     }
 }
 
-/// What comes out for an authority, plain.
+/// The filter's output for an authority that is sent as a plain string, without Huffman's code.
 fn plain(value: &[u8]) -> Vec<u8> {
     let block = [&[0x41, value.len() as u8], value].concat();
     let (out, _) = filtered(&[PREFACE, &frame(HEADERS, END_HEADERS, &block)].concat(), &[]);

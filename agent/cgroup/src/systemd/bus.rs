@@ -160,7 +160,7 @@ fn number(version: &str) -> u32 {
 
 type End = (OwnedObjectPath, String);
 
-/// Who waits for jobs of which unit.
+/// Registered waiters for the jobs of units.
 #[derive(Debug, Default)]
 struct Waiting {
     state: Mutex<State>,

@@ -97,7 +97,7 @@ async fn connect(socket: PathBuf) -> zbus::Result<Connection> {
     Builder::address(address(&socket).as_str())?.build().await
 }
 
-/// What a manager was asked, and the units that it has.
+/// Calls that a manager has received, and the number of its jobs.
 #[derive(Default)]
 struct Asked {
     calls: Vec<String>,

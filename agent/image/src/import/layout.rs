@@ -30,7 +30,7 @@ pub(super) fn images(bundle: &Bundle) -> Result<Option<Vec<Candidate>>, Error> {
             Ok(image) => images.push(image),
             // What says neither its platform nor that it is an artifact may still be for others, or no image at all.
             Err(error) if open && error.kind() == ErrorKind::Unsupported => {
-                tracing::warn!(%error, "passed over in the archive");
+                tracing::warn!(error = holdfast_model::chain(&error), "passed over in the archive");
                 passed_over.get_or_insert(error);
             }
             Err(error) => return Err(error),

@@ -1,4 +1,4 @@
-//! Which of several images runs on this machine: names of platforms in one spelling, and their order.
+//! Choice of the image for this machine among several: names of platforms in one spelling, and their order.
 //!
 //! The rules are those of containerd's platforms module: names in any case and with the synonyms that builders write,
 //! and after the machine's own architecture the older one whose programs it runs as well.
@@ -28,7 +28,7 @@ impl Platform {
         empty(&self.os) && empty(&self.architecture)
     }
 
-    /// How well an image for this platform runs here: 0 is this machine's own, more is an older architecture.
+    /// Rank of this platform's images here: 0 is this machine's own, more is an older architecture.
     pub(super) fn rank(&self) -> Option<usize> {
         self.rank_on(std::env::consts::ARCH)
     }
@@ -82,8 +82,8 @@ impl Platform {
     }
 }
 
-/// What a machine runs, best first. Of amd64 the levels above the first are left out: they need features that the
-/// processor may not have.
+/// Platforms that a machine runs, as architecture and variant, best first. Of amd64 the levels above the
+/// first are left out: they need features that the processor may not have.
 fn accepted(machine: &str) -> &'static [(&'static str, &'static str)] {
     match machine {
         "x86_64" => &[("amd64", ""), ("386", "")],

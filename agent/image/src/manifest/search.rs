@@ -17,7 +17,7 @@ const MOST_INDEXES: u32 = 3;
 /// Entries without a platform that are looked at, each with a request or two.
 const MOST_LOOKS: usize = 16;
 
-/// What the search needs next.
+/// Next step of the search: the body that it needs, or its result.
 #[derive(Debug)]
 pub(crate) enum Step {
     /// The body of this manifest.
@@ -48,12 +48,12 @@ pub(crate) struct Search {
     /// Entries that may be the image, the next one last.
     leads: Vec<(Lead, Descriptor)>,
     reading: Reading,
-    /// Why the first of them was passed over.
+    /// The error for which the first of them was passed over.
     passed_over: Option<Error>,
     looks: usize,
 }
 
-/// How a manifest was come by.
+/// The way by which a manifest was reached.
 #[derive(Debug, Clone, Copy)]
 struct Lead {
     /// Indexes on the way.
@@ -64,7 +64,7 @@ struct Lead {
     optional: bool,
 }
 
-/// What the next body is.
+/// Kind of the body that is expected next.
 #[derive(Debug)]
 enum Reading {
     Nothing,
@@ -202,7 +202,7 @@ impl Search {
     }
 }
 
-/// Why an index has nothing for this machine.
+/// Reason for which an index has nothing for this machine.
 fn misfit<'a>(platforms: impl Iterator<Item = &'a Platform>) -> String {
     let mut known: Vec<String> = platforms.map(Platform::show).take(20).collect();
     known.sort();

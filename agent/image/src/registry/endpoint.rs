@@ -82,7 +82,8 @@ impl Endpoint {
         }
     }
 
-    /// What is no manifest is this host's failure, whatever status came with it: the next host may do better.
+    /// A body that is no manifest is this host's failure, whatever status came with it: the next host may do
+    /// better.
     async fn manifest_once(&self, reference: &str, subject: &Subject) -> Result<Fetched, Error> {
         let mut common = HeaderMap::new();
         common.insert(ACCEPT, HeaderValue::from_static(accept()));

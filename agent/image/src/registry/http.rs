@@ -166,7 +166,7 @@ pub(super) async fn refused(response: Response, subject: &Subject, secret_sent: 
     }
 }
 
-/// What the registry says about its refusal, without control characters; empty: nothing.
+/// The registry's own explanation of its refusal, without control characters; empty: it gave none.
 pub(super) fn message(body: &[u8]) -> String {
     let Ok(envelope) = serde_json::from_slice::<OciEnvelope>(body) else { return String::new() };
     let text: Vec<String> = envelope.errors.iter().take(3).map(|error| error.message.clone()).collect();

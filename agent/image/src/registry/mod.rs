@@ -193,7 +193,7 @@ impl<'a> Hosts<'a> {
         }
     }
 
-    /// Why none delivered: the failure that says most, and after it those of the other hosts.
+    /// The error when no host delivered: the failure that says most, and after it those of the other hosts.
     pub(crate) fn verdict(mut self) -> Error {
         // The first of those that weigh as much.
         let worst = (0..self.failures.len()).rev().max_by_key(|at| self.failures[*at].weight);

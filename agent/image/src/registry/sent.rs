@@ -1,5 +1,6 @@
-//! What a host sent instead of what was asked for, in the words of an error: mirrors with a wrong path answer with their
-//! web page and status 200, others with the page of a login, or with an error in JSON.
+//! Description, for an error, of the answer that a host sent instead of what was asked for: mirrors with a
+//! wrong path answer with their web page and status 200, others with the page of a login, or with an error in
+//! JSON.
 
 use reqwest::Response;
 use reqwest::header::CONTENT_TYPE;
@@ -10,7 +11,7 @@ use crate::error::brief;
 /// Bytes of a text that an error quotes.
 const QUOTED: usize = 80;
 
-/// Where an answer came from, and as what.
+/// Origin and media type of an answer.
 pub(super) struct Sent {
     /// Its media type, without parameters; empty: none was told.
     kind: String,
@@ -25,7 +26,7 @@ impl Sent {
         Self { kind, host: response.url().host_str().unwrap_or_default().to_owned() }
     }
 
-    /// Why this body is no manifest; `reason`: what the parser says.
+    /// Reason for which this body is no manifest; `reason`: the parser's message.
     pub(super) fn blame(&self, reason: &str, body: &[u8]) -> String {
         let said = http::message(body);
         if !said.is_empty() {

@@ -34,7 +34,7 @@ pub(crate) fn spawn(inner: &Arc<Inner>) {
     });
 }
 
-/// How many are left; `None` when there is no network any more.
+/// Number of pins that are left; `None` when there is no network any more.
 async fn try_all(inner: &Weak<Inner>) -> Option<usize> {
     let inner = inner.upgrade()?;
     let mut left = 0;

@@ -172,7 +172,7 @@ fn a_chain_is_run_and_taken_back() {
     });
 }
 
-/// What ip-netns(8) does before its first name is done by then.
+/// The set-up that ip-netns(8) does before its first name is done by then.
 #[test]
 fn the_directory_of_pins_is_a_shared_mount_point_from_the_first_on() {
     on_own_host(|| async {

@@ -59,7 +59,7 @@ pub fn bench(work: &Work, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// What users get: builds the programs and installs them in a tree of its own.
+/// Builds the programs and installs them in a tree of its own, as users get them.
 fn installed(work: &Work) -> Result<PathBuf> {
     build::programs(work, Profile::Release)?;
     // With a prefix, so that the agent finds its helpers from where it lies itself.

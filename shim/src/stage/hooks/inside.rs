@@ -54,7 +54,7 @@ fn refuse_unbindable(mounts: &[Mount]) -> Result<()> {
     Err(invalid(&stage, "createContainer hooks could not see an unbindable mount: make it private"))
 }
 
-/// Where the root is for hooks, in the bundle.
+/// Path of the root filesystem for hooks, relative to the bundle.
 pub const ROOTFS: &str = "rootfs";
 
 /// Stage 2: lets those hooks run that come before the root is changed, and changes it. `beside` runs those of the

@@ -206,14 +206,17 @@ impl<'a> Hosts<'a> {
         if self.failures.is_empty() {
             return worst;
         }
-        // A reference by digest is a hundred characters of it, and what the host sent comes last.
-        const LONGEST: usize = 400;
-        let other =
-            |failure: &Failure| format!("{}: {}", failure.host, within(&failure.error.to_string(), LONGEST));
+        let other = |failure: &Failure| {
+            format!("{}: {}", failure.host, within(&failure.error.to_string(), LONGEST_FAILURE))
+        };
         let others: Vec<String> = self.failures.iter().map(other).collect();
         Error::Hosts { worst: Box::new(worst), others: others.join("; ") }
     }
 }
+
+/// Characters of one host's failure beside others': a reference by digest takes a hundred of them, and the part that the
+/// host sent comes last.
+const LONGEST_FAILURE: usize = 400;
 
 /// A manifest of a host, compared with the digest and size that were asked for.
 async fn checked(

@@ -57,10 +57,17 @@ fn groups() -> Vec<PathBuf> {
     groups.filter(|group| group.is_dir()).collect()
 }
 
-/// Those that were not there before.
+/// Removes those that were not there before, with all below: containers that end with their pid namespace leave theirs.
 fn remove_groups(before: &[PathBuf]) {
-    for group in groups().iter().filter(|group| !before.contains(group)) {
-        // Best effort: what a failed test left in one keeps it.
-        let _ = fs::remove_dir(group);
+    groups().iter().filter(|group| !before.contains(group)).for_each(|group| remove_group(group));
+}
+
+/// Best effort: a group with processes stays.
+fn remove_group(group: &Path) {
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_group(&entry.path());
+        }
     }
+    let _ = fs::remove_dir(group);
 }

@@ -13,14 +13,6 @@ fn node(path: &str, mode: u32, id: u32) -> Value {
     json!({"path": path, "type": "c", "major": 1, "minor": 3, "fileMode": mode, "uid": id, "gid": id})
 }
 
-/// Runs the container and returns its standard output, one line after the other.
-fn output(scene: &Scene) -> String {
-    let record = Shim::run(scene);
-    let text = scene.lines().join("\n").replace("stdout F ", "");
-    assert_eq!(record.exit_code, 0, "{text}");
-    text
-}
-
 /// The shim gets a umask from whoever starts the tests, the agent from its unit: 0022 as a rule.
 #[test]
 fn nodes_have_the_modes_that_they_were_given() {
@@ -42,7 +34,7 @@ fn nodes_have_the_modes_that_they_were_given() {
     let expected = "666 0:0 null\n666 0:0 zero\n666 0:0 full\n666 0:0 random\n666 0:0 urandom\n666 0:0 tty\n\
         666 0:0 open\n660 7:7 many/shut\n666 0:0 /elsewhere/open\n660 7:7 /work/shut\n\
         written\nwritten\nwritten\n666\n755\n755\n755";
-    assert_eq!(output(&scene), expected);
+    assert_eq!(Shim::run_for_output(&scene), expected);
 }
 
 #[test]
@@ -50,7 +42,7 @@ fn a_node_that_is_there_stays_what_it_is() {
     let Some(mut scene) = Scene::sh("stat -c '%F %a' /work/node; cat /work/node") else { return };
     fs::write(scene.path("lower/work/node"), "of the image\n").unwrap();
     scene.spec["linux"]["devices"] = json!([node("/work/node", 0o600, 0)]);
-    assert_eq!(output(&scene), "regular file 644\nof the image");
+    assert_eq!(Shim::run_for_output(&scene), "regular file 644\nof the image");
 }
 
 /// A user namespace may make no nodes: they are bound.
@@ -72,7 +64,7 @@ fn nodes_of_a_user_namespace_are_wherever_they_are_wanted() {
     ]);
     let special = "character special file 1:3";
     let expected = format!("{special} 666 0:0\n{special} 666 1000:1000\n{special} 640 7:7\nwritten\nwritten");
-    assert_eq!(output(&scene), expected);
+    assert_eq!(Shim::run_for_output(&scene), expected);
     // Nothing but a place for it is in the volume.
     let place = fs::symlink_metadata(data.join("shut")).unwrap();
     assert!(place.file_type().is_file() && place.uid() == 200_000 && !place.file_type().is_char_device());

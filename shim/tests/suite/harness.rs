@@ -266,6 +266,14 @@ impl Shim {
         record
     }
 
+    /// Runs to its end, which has to be 0, and returns its standard output without the final newline.
+    pub fn run_for_output(scene: &Scene) -> String {
+        let record = Self::run(scene);
+        let text = scene.lines().join("\n").replace("stdout F ", "");
+        assert_eq!(record.exit_code, 0, "{text}");
+        text
+    }
+
     /// The shim ends by itself, and takes its socket along.
     pub fn gone(&mut self, scene: &Scene) {
         assert!(pidfd::wait_exit(&self.child.pidfd, LIMIT).unwrap(), "the shim does not end");

@@ -44,6 +44,10 @@ pub fn main() -> ExitCode {
 }
 
 fn serve(id: &str) -> ExitCode {
+    if let Err(error) = holdfast_sys::failpoint::at("shim.start") {
+        eprintln!("holdfast-shim {id}: {error}");
+        return ExitCode::FAILURE;
+    }
     // Whoever spawned us may have done this already, from a read-only mount. Without it we go on: a container that
     // runs as the host's root could then overwrite our file, so say it.
     let mut warnings = Vec::new();

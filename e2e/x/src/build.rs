@@ -28,6 +28,17 @@ impl Profile {
         })
     }
 
+    /// Cargo's arguments for what this profile has more than others: tests make the programs fail at failpoints, which users'
+    /// programs do not have.
+    pub fn features(self) -> &'static [&'static str] {
+        match self {
+            Self::Dev => {
+                &["--features", "holdfast/failpoints,holdfast-pod/failpoints,holdfast-shim/failpoints"]
+            }
+            Self::Release => &[],
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Dev => "dev",
@@ -55,7 +66,7 @@ pub fn programs(work: &Work, profile: Profile) -> Result<()> {
     let name = profile.name();
     step(&format!("building holdfast, holdfast-pod and holdfast-shim ({name})"), || {
         let which = ["-p", "holdfast", "-p", "holdfast-pod", "-p", "holdfast-shim", "--bins"];
-        cargo(work, &[&["build", "--quiet", "--profile", name], &which[..]].concat())?;
+        cargo(work, &[&["build", "--quiet", "--profile", name], &which[..], profile.features()].concat())?;
         check_static(&profile.directory(work).join("holdfast-shim"))
     })
 }

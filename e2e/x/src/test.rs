@@ -110,7 +110,7 @@ pub fn environment<'a>(run: &'a mut Command, work: &Work, profile: Profile) -> &
 
 /// Builds all tests and lists their executables, end-to-end ones last.
 pub fn executables(work: &Work) -> Result<Vec<Executable>> {
-    executables_of(work, &["--workspace"])
+    executables_of(work, &[&["--workspace"], Profile::Dev.features()].concat())
 }
 
 /// Those of some packages, in cargo's words.

@@ -9,6 +9,7 @@ pub mod caps;
 pub mod cgroup;
 pub mod clone;
 pub mod error;
+pub mod failpoint;
 pub mod memfd;
 pub mod mount;
 pub mod ns;

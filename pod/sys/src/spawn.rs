@@ -225,7 +225,13 @@ impl Strings {
         let program = string(command.program.as_os_str())?;
         let args = command.args.iter().map(|arg| string(arg));
         let args = std::iter::once(Ok(program.clone())).chain(args).collect::<Result<_, _>>()?;
-        let env = command.env.iter().map(|variable| string(variable)).collect::<Result<_, _>>()?;
+        #[cfg_attr(not(feature = "failpoints"), expect(unused_mut, reason = "nothing is added"))]
+        let mut env: Vec<CString> =
+            command.env.iter().map(|variable| string(variable)).collect::<Result<_, _>>()?;
+        #[cfg(feature = "failpoints")]
+        if let Some(variable) = crate::failpoint::environment() {
+            env.push(string(&variable)?);
+        }
         Ok(Self { program, args, env })
     }
 }

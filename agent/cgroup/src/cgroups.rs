@@ -97,7 +97,7 @@ impl Cgroups {
             Some(unit) if !self.inner.exists(pod) => vec![unit.name.clone()],
             _ => Vec::new(),
         };
-        Made { dirs: group::missing(&self.inner.layout, pod.path()), units }
+        Made { units, ..group::plan(&self.inner.layout, pod.path()) }
     }
 
     /// Makes a pod's group where it is missing; `resources` are applied only then (the kubelet limits its own). The
@@ -130,7 +130,7 @@ impl Cgroups {
             match resources.filter(|_| is_new).map(|resources| limits::apply(layout, &path, &resources, None))
             {
                 Some(Err(error)) => {
-                    let made = Made { dirs, units: Vec::new() };
+                    let made = Made { dirs, ..Made::default() };
                     let _ = group::remove_made(layout, &made);
                     Err(error)
                 }
@@ -171,7 +171,7 @@ impl Cgroups {
         self.blocking("create a container's cgroup", move |inner| {
             let dirs = group::make(&inner.layout, &path)?;
             match inner.fill(&path, &resources, &extra) {
-                Ok(entry) => Ok(Entry { made: Made { dirs, units: Vec::new() }, ..entry }),
+                Ok(entry) => Ok(Entry { made: Made { dirs, ..Made::default() }, ..entry }),
                 Err(error) => {
                     group::undo(&dirs);
                     Err(error)

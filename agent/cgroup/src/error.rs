@@ -88,14 +88,22 @@ pub enum Error {
         usage: u64,
     },
     /// Processes would not die.
-    #[error("kill cgroup {group}: after {waited:?} these processes are still there: {left:?}")]
+    #[error("kill cgroup {group}: after {waited:?} these processes are still there: {}", left.join(", "))]
     KillTimeout {
         /// The group.
         group: String,
         /// How long we waited.
         waited: Duration,
-        /// Some of the pids.
-        left: Vec<i32>,
+        /// Some of them: pid, command, state.
+        left: Vec<String>,
+    },
+    /// A group that was to be removed still has processes.
+    #[error("remove cgroup {}: these processes are still in it: {}", path.display(), left.join(", "))]
+    Occupied {
+        /// Which.
+        path: PathBuf,
+        /// Some of them: pid, command, state.
+        left: Vec<String>,
     },
     /// Several removals failed; the others were done.
     #[error("remove cgroup: {0}")]
@@ -184,7 +192,7 @@ impl Error {
             Self::InvalidArgument { .. } | Self::NoController { .. } | Self::Refused { .. } => Kind::Invalid,
             Self::NotFound { .. } => Kind::NotFound,
             Self::BelowUsage { .. } | Self::InUse { .. } => Kind::Precondition,
-            Self::KillTimeout { .. } | Self::Timeout { .. } => Kind::Timeout,
+            Self::KillTimeout { .. } | Self::Occupied { .. } | Self::Timeout { .. } => Kind::Timeout,
             _ => Kind::Internal,
         }
     }
@@ -206,6 +214,13 @@ impl Error {
             Self::Io { source, .. } => source.raw_os_error(),
             _ => None,
         }
+    }
+
+    /// A lack of descriptors or memory, which may be over at the next try.
+    pub(crate) fn is_passing(&self) -> bool {
+        use rustix::io::Errno;
+        let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR, Errno::AGAIN];
+        self.errno().is_some_and(|errno| passing.iter().any(|one| one.raw_os_error() == errno))
     }
 
     /// Nothing there: a missing file, or one of a group that is being removed (ENODEV).

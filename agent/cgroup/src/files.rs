@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use holdfast_sys::failpoint;
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
@@ -63,19 +64,19 @@ impl GroupDir {
     /// One value, one write(2), as cgroup files want it.
     pub fn write(&self, name: &str, value: impl AsRef<str>) -> Result<(), Error> {
         let value = value.as_ref();
-        let failed =
-            |errno: Errno| Error::io(format!("write {:?} to", value.trim_end()), self.path.join(name), errno);
+        let failed = |source: io::Error| {
+            Error::io(format!("write {:?} to", value.trim_end()), self.path.join(name), source)
+        };
+        failpoint::at("cgroup.file.write").map_err(failed)?;
         let fd = self.open_file(name, OFlags::WRONLY).map_err(|error| match error {
-            Error::Io { source, .. } => {
-                Error::io(format!("write {:?} to", value.trim_end()), self.path.join(name), source)
-            }
+            Error::Io { source, .. } => failed(source),
             other => other,
         })?;
         loop {
             match rustix::io::write(&fd, value.as_bytes()) {
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
-                Err(errno) => return Err(failed(errno)),
+                Err(errno) => return Err(failed(errno.into())),
             }
         }
     }

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use holdfast_sys::failpoint;
 use rustix::{fs::OFlags, io::Errno};
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +40,9 @@ const CONTROLLERS: [&str; 6] = ["cpu", "cpuset", "io", "memory", "pids", "hugetl
 pub struct Made {
     /// Directories.
     pub dirs: Vec<PathBuf>,
+    /// Those of `dirs` that were not there when this was planned: ours even without the mark, which comes after mkdir.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<PathBuf>,
     /// systemd's slices.
     pub units: Vec<String>,
 }
@@ -109,11 +113,11 @@ pub(crate) fn make_path(
         let mut dir = hierarchy.root.clone();
         for (index, name) in names.iter().enumerate() {
             dir.push(name);
-            match rustix::fs::mkdir(&dir, 0o755.into()) {
+            match mkdir(&dir) {
                 Ok(()) => {
                     made.push(dir.clone());
-                    if mark_last || index + 1 < names.len() {
-                        mark(&dir);
+                    if (mark_last || index + 1 < names.len()) && !mark(&dir) {
+                        continue 'again;
                     }
                 }
                 Err(Errno::EXIST) => {}
@@ -132,6 +136,20 @@ pub(crate) fn make_path(
     Err(Error::io("make cgroup", hierarchy.dir(path), Errno::NOENT))
 }
 
+fn mkdir(dir: &Path) -> rustix::io::Result<()> {
+    failpoint::at("cgroup.group.mkdir").map_err(|error| errno(&error))?;
+    rustix::fs::mkdir(dir, 0o755.into())
+}
+
+fn rmdir(dir: &Path) -> io::Result<()> {
+    failpoint::at("cgroup.group.rmdir")?;
+    std::fs::remove_dir(dir)
+}
+
+fn errno(error: &io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}
+
 /// v1: a group without CPUs or memory nodes takes no process (ENOSPC), and a new one has none.
 fn fill_cpuset(dir: &Path) -> Result<(), Error> {
     let group = GroupDir::open(dir.to_owned())?;
@@ -144,9 +162,17 @@ fn fill_cpuset(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn mark(dir: &Path) {
-    if let Err(errno) = rustix::fs::setxattr(dir, MARK, b"1", rustix::fs::XattrFlags::empty()) {
-        tracing::warn!(dir = %dir.display(), %errno, "cannot mark a cgroup as ours: it will stay");
+/// `false`: it has been removed meanwhile, for a group that is planned but not marked yet is another pod's to remove as well.
+fn mark(dir: &Path) -> bool {
+    let set = || rustix::fs::setxattr(dir, MARK, b"1", rustix::fs::XattrFlags::empty());
+    match failpoint::at("cgroup.group.mark").map_err(|error| errno(&error)).and_then(|()| set()) {
+        Ok(()) => true,
+        Err(Errno::NOENT | Errno::NODEV) => false,
+        Err(errno) => {
+            let dir = dir.display();
+            tracing::warn!(%dir, %errno, "cannot mark a cgroup as ours: only the pod that it was made for removes it");
+            true
+        }
     }
 }
 
@@ -177,8 +203,11 @@ fn refuse_used(path: PathBuf) -> Result<(), Error> {
 
 pub(crate) fn undo(made: &[PathBuf]) {
     for dir in made.iter().rev() {
-        if let Err(error) = std::fs::remove_dir(dir) {
-            tracing::warn!(dir = %dir.display(), %error, "undo of a cgroup");
+        match rmdir(dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(dir = %dir.display(), %error, "undo of a cgroup");
+            }
+            _ => {}
         }
     }
 }
@@ -276,7 +305,7 @@ pub(crate) fn remove(layout: &Layout, path: &str) -> Result<(), Error> {
 fn remove_tree(hierarchy: &Hierarchy, dir: &Path, depth: usize, deadline: Instant) -> Result<(), Error> {
     let mut pause = Duration::from_millis(1);
     loop {
-        let busy = match std::fs::remove_dir(dir) {
+        let busy = match rmdir(dir) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => error,
@@ -288,7 +317,7 @@ fn remove_tree(hierarchy: &Hierarchy, dir: &Path, depth: usize, deadline: Instan
             remove_tree(hierarchy, child, depth + 1, deadline)?;
         }
         if !is_busy || Instant::now() >= deadline {
-            return Err(Error::io("remove cgroup", dir, busy));
+            return Err(still_there(dir, busy));
         }
         if children.is_empty() && !await_exits(hierarchy, dir, deadline)? {
             // Nobody is seen in it: the kernel has not finished with who was.
@@ -296,6 +325,16 @@ fn remove_tree(hierarchy: &Hierarchy, dir: &Path, depth: usize, deadline: Instan
             pause = (pause * 2).min(Duration::from_millis(50));
         }
     }
+}
+
+/// Why a group cannot be removed: who is in it, or else what the kernel said.
+fn still_there(dir: &Path, error: io::Error) -> Error {
+    let members =
+        GroupDir::open(dir.to_owned()).and_then(|group| kill::members_of(&group)).unwrap_or_default();
+    if members.is_empty() {
+        return Error::io("remove cgroup", dir, error);
+    }
+    Error::Occupied { path: dir.to_owned(), left: kill::describe(&members) }
 }
 
 /// Waits until who keeps a group busy has left it. `false`: nobody is to be seen.
@@ -319,7 +358,8 @@ fn await_exits(hierarchy: &Hierarchy, dir: &Path, deadline: Instant) -> Result<b
     Ok(!processes.is_empty())
 }
 
-/// Removes marked directories that have nothing below them, newest first.
+/// Removes directories that are marked, or were not there when they were planned, and have nothing below them, newest
+/// first.
 pub(crate) fn remove_made(layout: &Layout, made: &Made) -> Result<(), Error> {
     let mut failures = Vec::new();
     for dir in made.dirs.iter().rev() {
@@ -329,11 +369,16 @@ pub(crate) fn remove_made(layout: &Layout, made: &Made) -> Result<(), Error> {
                     && rest.components().all(|part| matches!(part, std::path::Component::Normal(_)))
             })
         });
-        // A shared parent stays as long as another pod is in it; without the mark it is somebody else's by now.
-        if !ours || !is_marked(dir) || subdirectories(dir).is_ok_and(|children| !children.is_empty()) {
+        // A shared parent stays as long as another pod is in it. One that was there before the plan and has no mark is
+        // somebody else's.
+        let planned = made.missing.contains(dir);
+        if !ours
+            || !(planned || is_marked(dir))
+            || subdirectories(dir).is_ok_and(|children| !children.is_empty())
+        {
             continue;
         }
-        match std::fs::remove_dir(dir) {
+        match rmdir(dir) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             // A child that was made since.
@@ -344,17 +389,30 @@ pub(crate) fn remove_made(layout: &Layout, made: &Made) -> Result<(), Error> {
     if failures.is_empty() { Ok(()) } else { Err(Error::Remove(Failures(failures))) }
 }
 
-/// Which directories of a pod's group are missing: what [`make_pod`] would make now.
-pub(crate) fn missing(layout: &Layout, path: &str) -> Vec<PathBuf> {
-    let mut missing = Vec::new();
+/// What [`make_pod`] would make of a pod's group now.
+pub(crate) fn plan(layout: &Layout, path: &str) -> Made {
+    let mut plan = Made::default();
     for hierarchy in &layout.hierarchies {
         let mut dir = hierarchy.root.clone();
         for name in path.split('/').filter(|name| !name.is_empty()) {
             dir.push(name);
-            if is_marked(&dir) || !dir.exists() {
-                missing.push(dir.clone());
+            if is_marked(&dir) {
+                plan.dirs.push(dir.clone());
+            } else if is_missing(&dir) {
+                plan.dirs.push(dir.clone());
+                plan.missing.push(dir.clone());
             }
         }
     }
-    missing
+    plan
 }
+
+/// Certainly not there: what cannot be looked at is not ours.
+fn is_missing(dir: &Path) -> bool {
+    matches!(rustix::fs::stat(dir), Err(Errno::NOENT))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "group_tests.rs"]
+mod tests;

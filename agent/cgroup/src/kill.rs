@@ -6,11 +6,13 @@
 
 use std::{
     collections::BTreeSet,
+    io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
+use holdfast_sys::failpoint;
 use rustix::{
     io::Errno,
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
@@ -61,7 +63,7 @@ fn by_kernel(layout: &Layout, path: &str) -> Result<Option<GroupDir>, Error> {
     let Some(unified) = layout.unified() else { return Ok(None) };
     let dir = match GroupDir::open(unified.dir(path)) {
         Ok(dir) => dir,
-        Err(error) if error.is_gone() => return Ok(None),
+        Err(error) if error.is_gone() || error.is_passing() => return Ok(None),
         Err(error) => return Err(error),
     };
     match dir.write(FILE, "1") {
@@ -80,33 +82,44 @@ fn stop_forks(layout: &Layout, location: &Location) {
         return;
     }
     if let Ok(Some(dir)) = layout.open("pids", location.path()) {
-        let _ = dir.write("pids.max", "0");
+        holdfast_sys::cgroup::stop_forks(&dir.fd);
     }
 }
 
 fn one_by_one(layout: &Layout, path: &str, deadline: Instant) -> Result<(), Error> {
     loop {
-        let left = members(layout, path)?;
-        if left.is_empty() {
-            return Ok(());
+        match round(layout, path, deadline) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            // No descriptor or no memory at the moment.
+            Err(error) if error.is_passing() && Instant::now() < deadline => std::thread::sleep(ROUND),
+            Err(error) => return Err(error),
         }
-        let rest = deadline.saturating_duration_since(Instant::now());
-        if rest.is_zero() {
-            let left = left.into_iter().map(|member| member.pid).take(MAX_NAMED).collect();
-            return Err(Error::KillTimeout { group: path.to_owned(), waited: LIMIT, left });
-        }
-        let mut dying = Vec::new();
-        for member in left {
-            let process = kill_one(member, path)?;
-            dying.extend(process.filter(|_| dying.len() < wait::MAX_AT_ONCE));
-        }
-        thaw(layout, path);
-        if dying.is_empty() {
-            // They have just left by themselves, or are threads that wait for the last one of their process.
-            std::thread::sleep(rest.min(Duration::from_millis(1)));
-        }
-        wait::until_ended(&dying, rest.min(ROUND))?;
     }
+}
+
+/// Signals all that are there and waits a little for their end; whether nobody was there.
+fn round(layout: &Layout, path: &str, deadline: Instant) -> Result<bool, Error> {
+    let left = members(layout, path)?;
+    if left.is_empty() {
+        return Ok(true);
+    }
+    let rest = deadline.saturating_duration_since(Instant::now());
+    if rest.is_zero() {
+        return Err(Error::KillTimeout { group: path.to_owned(), waited: LIMIT, left: describe(&left) });
+    }
+    let mut dying = Vec::new();
+    for member in left {
+        let process = kill_one(member, path)?;
+        dying.extend(process.filter(|_| dying.len() < wait::MAX_AT_ONCE));
+    }
+    thaw(layout, path);
+    if dying.is_empty() {
+        // They have just left by themselves, or are threads that wait for the last one of their process.
+        std::thread::sleep(rest.min(Duration::from_millis(1)));
+    }
+    wait::until_ended(&dying, rest.min(ROUND))?;
+    Ok(false)
 }
 
 /// A pid can have been given to another process since it was read: the pidfd holds one process, and only if that one is
@@ -131,9 +144,11 @@ fn kill_one(member: Member, group: &str) -> Result<Option<OwnedFd>, Error> {
     if !parse::memberships(&text).iter().any(|membership| is_within(membership.path, group)) {
         return Ok(None);
     }
+    let failed = |error: io::Error| Error::io("kill", format!("/proc/{pid}"), error);
+    failpoint::at("cgroup.process.kill").map_err(failed)?;
     match pidfd_send_signal(&fd, Signal::KILL) {
         Ok(()) | Err(Errno::SRCH) => Ok(Some(fd)),
-        Err(errno) => Err(Error::io("kill", format!("/proc/{pid}"), errno)),
+        Err(errno) => Err(failed(errno.into())),
     }
 }
 
@@ -149,11 +164,24 @@ pub(crate) fn is_within(shown: &str, group: &str) -> bool {
 /// A frozen v1 group keeps its processes from dying.
 fn thaw(layout: &Layout, path: &str) {
     let Some(hierarchy) = layout.of("freezer").filter(|_| layout.mode != Mode::V2) else { return };
-    for dir in tree(&hierarchy.dir(path)).unwrap_or_default() {
-        let _ = GroupDir::open(dir).and_then(|dir| match dir.read("freezer.state")?.trim() {
-            "THAWED" => Ok(()),
-            _ => dir.write("freezer.state", "THAWED"),
-        });
+    if let Ok(dir) = GroupDir::open(hierarchy.dir(path)) {
+        holdfast_sys::cgroup::thaw(&dir.fd);
+    }
+}
+
+/// Some of the processes as an error names them: pid, command and state. One in state D waits in the kernel, and does not
+/// die before that wait ends.
+pub(crate) fn describe(members: &[Member]) -> Vec<String> {
+    members.iter().take(MAX_NAMED).map(|member| describe_one(member.pid)).collect()
+}
+
+fn describe_one(pid: i32) -> String {
+    let stat = read_file(Path::new(&format!("/proc/{pid}/stat"))).unwrap_or_default();
+    // The command may have parentheses and blanks of its own.
+    let named = stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(") "));
+    match named {
+        Some((command, rest)) => format!("{pid} ({command}, state {})", rest.get(..1).unwrap_or("?")),
+        None => pid.to_string(),
     }
 }
 

@@ -40,6 +40,25 @@ pub struct PodNetwork {
     pub netns_path: Option<PathBuf>,
 }
 
+/// A DEL that has failed or takes long. It is tried again until it is done; until then it holds the pod's host ports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwedDel {
+    /// Id of the sandbox, which may have been removed since.
+    pub pod: PodId,
+    /// `metadata.name` of the pod; empty: not known.
+    pub name: String,
+    /// `metadata.namespace` of the pod.
+    pub namespace: String,
+    /// When it was asked for, in seconds since the epoch.
+    pub since_s: u64,
+    /// How often it has failed.
+    pub tries: u32,
+    /// Why, the last time; empty: the first try is under way.
+    pub error: String,
+    /// Host ports that nobody else gets before it is done, like `tcp *:80`.
+    pub host_ports: Vec<String>,
+}
+
 /// CRI's NetworkReady condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkStatus {

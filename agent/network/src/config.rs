@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use holdfast_record::Durable;
+
 /// Everything that [`crate::Network::start`] needs to know.
 #[derive(Debug, Clone)]
 pub struct NetworkConfig {
@@ -13,6 +15,8 @@ pub struct NetworkConfig {
     pub state_dir: PathBuf,
     /// Where network namespaces are pinned for CNI plugins (`/run/netns`).
     pub netns_dir: PathBuf,
+    /// Makes the records durable.
+    pub durable: Durable,
     /// `/proc/sys/kernel/random/boot_id`: records of another boot describe nothing that still exists.
     pub boot_id: String,
 }

@@ -32,6 +32,12 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// Bridge or table went missing, and are made anew for the next pod.
+    #[error("bridge {bridge} of the embedded network is not there")]
+    Missing {
+        /// Its name.
+        bridge: String,
+    },
     /// All addresses of a subnet are taken.
     #[error("no free address in {subnet}: {used} pods have one")]
     Exhausted {
@@ -45,7 +51,7 @@ pub enum Error {
     PortInUse {
         /// Protocol, address and port, like `tcp 0.0.0.0:80`.
         port: String,
-        /// Namespace, name and short id of the pod that has it.
+        /// Namespace, name and short id of the pod that has it, and why, if it has been removed.
         owner: String,
     },
     /// A port mapping that cannot be.

@@ -10,18 +10,22 @@
 mod api;
 mod cni;
 mod config;
+mod debt;
 mod embedded;
 mod error;
 mod netlink;
 mod network;
+mod owed;
 mod record;
+mod recovery;
 mod state;
+mod store;
 mod subnet;
 #[cfg(test)]
 mod testing;
 mod thread;
 
-pub use api::{AddRequest, InterfaceStats, NetworkStatus, PodNetwork};
+pub use api::{AddRequest, InterfaceStats, NetworkStatus, OwedDel, PodNetwork};
 pub use config::{CniConfig, EmbeddedConfig, NetworkConfig};
 pub use error::Error;
 pub use netlink::NetlinkError;

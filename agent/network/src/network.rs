@@ -3,23 +3,29 @@
 use std::{
     collections::{HashMap, HashSet},
     os::fd::OwnedFd,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
 use holdfast_model::{PodId, chain};
-use tokio::sync::Notify;
+use holdfast_record::Durable;
+use tokio::sync::{Notify, OwnedMutexGuard};
 
 use crate::{
-    AddRequest, Error, InterfaceStats, NetworkConfig, NetworkStatus, PodNetwork,
-    cni::{Cni, PLUGIN_LIMIT, conf::ConfList, owed, result::addresses},
-    embedded::{Embedded, pod::IFNAME, pod::link_name, reaper},
+    AddRequest, Error, InterfaceStats, NetworkConfig, NetworkStatus, OwedDel, PodNetwork,
+    cni::{Cni, PLUGIN_LIMIT, conf::ConfList, result::addresses},
+    embedded::{Embedded, Host, pod::IFNAME, pod::link_name, reaper},
     netlink::{Socket, link},
-    record::{CniRecord, HostPort, Phase, PodKind, Record, Store, VERSION},
+    owed,
+    record::{CniRecord, HostPort, Phase, PodKind, Record},
     state::{State, host_ports},
+    store::{Loaded, Store},
     thread,
 };
 
+/// How long a client waits for DEL: the kubelet's own limit for a stop is 2 minutes, and the rest of the pod is still to go.
+const DEL_LIMIT: Duration = Duration::from_secs(20);
 /// How long a verdict on the embedded network stands before Status has it looked at again.
 const PREFLIGHT_EVERY: Duration = Duration::from_secs(5);
 
@@ -31,15 +37,31 @@ pub struct Network {
 
 #[derive(Debug)]
 pub(crate) struct Inner {
-    boot_id: String,
+    pub(crate) boot_id: String,
     store: Store,
     state: Mutex<State>,
-    embedded: Embedded,
+    pub(crate) embedded: Embedded,
     pub(crate) cni: Cni,
+    pub(crate) limits: Limits,
     preflight: Mutex<Preflight>,
-    reaper: Arc<Notify>,
+    pub(crate) reaper: Arc<Notify>,
     pub(crate) owed: Arc<Notify>,
     locks: Mutex<HashMap<PodId, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+/// How long things may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// One call of one CNI plugin.
+    pub(crate) plugin: Duration,
+    /// DEL, for whoever waits for it. It goes on after that.
+    pub(crate) del: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { plugin: PLUGIN_LIMIT, del: DEL_LIMIT }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -53,35 +75,27 @@ impl Network {
     /// Reads the records and begins to watch links. Makes nothing in the kernel; the bridge comes with the first pod.
     ///
     /// # Errors
-    /// A state directory that cannot be used, or an embedded network that is configured wrongly.
+    /// A state directory that cannot be read, or an embedded network that is configured wrongly.
     pub async fn start(config: NetworkConfig) -> Result<Self, Error> {
-        Self::start_with_limit(config, PLUGIN_LIMIT).await
+        Self::start_with(config, Limits::default()).await
     }
 
-    /// As [`Self::start`], with another limit for each CNI plugin.
-    pub(crate) async fn start_with_limit(config: NetworkConfig, limit: Duration) -> Result<Self, Error> {
-        let NetworkConfig { cni, embedded, state_dir, netns_dir, boot_id } = config;
+    /// As [`Self::start`], with other limits.
+    pub(crate) async fn start_with(config: NetworkConfig, limits: Limits) -> Result<Self, Error> {
+        let NetworkConfig { cni, embedded, state_dir, netns_dir, durable, boot_id } = config;
         let boot = boot_id.clone();
-        let (store, records) = thread::blocking("network", move || {
-            let store = Store::open(&state_dir)?;
-            let records = store.load()?;
-            for record in records.iter().filter(|record| is_over(record, &boot)) {
-                store.remove(&record.pod)?;
-            }
-            Ok((store, records))
-        })
-        .await?;
+        let (store, loaded) = thread::blocking("network", move || load(&state_dir, durable, &boot)).await?;
+        let embedded = Embedded::new(&embedded, store.clone(), boot_id.clone())?;
         let mut state = State::default();
-        records
-            .into_iter()
-            .filter(|record| !is_over(record, &boot_id))
-            .for_each(|record| state.insert(record));
+        state.load(loaded);
+        state.set_strays(embedded.strays(state.links()).await?);
         let inner = Arc::new(Inner {
-            cni: Cni::new(cni, netns_dir, limit),
-            embedded: Embedded::new(&embedded, store.clone(), boot_id.clone())?,
+            cni: Cni::new(cni, netns_dir, limits.plugin),
+            embedded,
             boot_id,
             store,
             state: Mutex::new(state),
+            limits,
             preflight: Mutex::default(),
             reaper: Arc::new(Notify::new()),
             owed: Arc::new(Notify::new()),
@@ -112,13 +126,13 @@ impl Network {
         self.inner.embedded.set_pod_cidr(cidr)
     }
 
-    /// Gives a pod its network. On failure nothing of it is left. Goes on to its end when the caller goes away.
+    /// Gives a pod its network. On failure nothing of it is left, or owed as by [`Self::del`]. Goes on to its end when the
+    /// caller goes away.
     pub async fn add(&self, request: AddRequest) -> Result<PodNetwork, Error> {
         let inner = self.inner.clone();
         let task = tokio::spawn(async move {
-            let lock = inner.lock(&request.pod);
-            let _guard = lock.lock().await;
-            inner.add(request).await
+            let guard = inner.lock(&request.pod).lock_owned().await;
+            inner.add(request, guard).await
         });
         task.await.map_err(|_| Error::Lost("ADD"))?
     }
@@ -126,12 +140,21 @@ impl Network {
     /// Takes a pod's network back, from what was recorded; success if there is none. The addresses are free when
     /// the link is gone, which is when the network namespace dies, or 2 s later by force.
     ///
+    /// A DEL that fails or takes longer than 20 s is no failure of this call: it is owed ([`Self::owed`]), and tried in the
+    /// background until it is done, also over restarts. Until then the network namespace stays pinned, and no other pod gets
+    /// the host ports.
+    ///
     /// # Errors
-    /// What could not be undone. The record stays, so that the call can be made again.
+    /// A task of ours that ended without an answer. DEL is owed even so.
     pub async fn del(&self, pod: &PodId, netns: Option<OwnedFd>) -> Result<(), Error> {
         // The record says all that is needed, and an open descriptor would keep the namespace and the link alive.
         drop(netns);
-        self.inner.clone().del_in_task(pod.clone(), false).await
+        self.inner.del(pod).await
+    }
+
+    /// Every DEL that has failed or takes long, the oldest first.
+    pub fn owed(&self) -> Vec<OwedDel> {
+        self.inner.state().owed()
     }
 
     /// Compares a pod's network with what was recorded.
@@ -149,10 +172,10 @@ impl Network {
         up.map(describe)
     }
 
-    /// Takes back what is left of pods that the agent does not know, and of all pods of another boot. Called once,
-    /// after a start. Goes on after a failure; what failed keeps its record for the next time.
-    pub async fn recover(&self, known: &HashSet<PodId>) -> Result<(), Error> {
-        self.inner.recover(known).await
+    /// Takes back what is left of pods that the agent does not know, and of all pods of another boot. Called once, after a
+    /// start. Only queues it: [`Self::owed`] is worked off in the background, a few at a time.
+    pub async fn recover(&self, known: &HashSet<PodId>) {
+        self.inner.recover(known).await;
     }
 
     /// Removes the bridge, its nftables table and their record, if no pod is on it: for an agent that goes for good.
@@ -176,9 +199,18 @@ impl Network {
     }
 }
 
-/// Whether nothing of it can exist any more: the links of another boot are gone.
-fn is_over(record: &Record, boot_id: &str) -> bool {
-    record.boot_id != boot_id && matches!(record.network, PodKind::Embedded { .. })
+/// Reads the records. Those of the embedded network of another boot are over: its links are gone.
+fn load(dir: &Path, durable: Durable, boot_id: &str) -> Result<(Store, Loaded), Error> {
+    let store = Store::open(dir, durable)?;
+    let mut loaded = store.load(boot_id)?;
+    loaded.records.retain(|record| {
+        let is_over = record.boot_id != boot_id && record.is_embedded();
+        if is_over && let Err(error) = store.remove(&record.pod) {
+            tracing::warn!(pod_sandbox_id = %record.pod, error = chain(&error), "record of a network of another boot");
+        }
+        !is_over
+    });
+    Ok((store, loaded))
 }
 
 fn stats(link: link::Link) -> InterfaceStats {
@@ -255,8 +287,12 @@ impl Inner {
 
     /// Whether the embedded network can serve; a bridge or table that went missing is made anew for the pods on it.
     pub(crate) async fn look_ahead(&self) {
-        let looked = if self.embedded.forget_missing().await {
+        let is_missing = self.embedded.forget_missing().await;
+        if is_missing {
             tracing::warn!("bridge or nftables table of the embedded network went missing: made anew");
+        }
+        let has_pods = self.state().on_bridge().next().is_some();
+        let looked = if is_missing || (has_pods && !self.embedded.is_up().await) {
             self.host().await.map(drop)
         } else {
             self.embedded.preflight().await
@@ -282,109 +318,94 @@ impl Inner {
         }
     }
 
-    async fn add(&self, request: AddRequest) -> Result<PodNetwork, Error> {
+    async fn add(
+        self: &Arc<Self>,
+        request: AddRequest,
+        guard: OwnedMutexGuard<()>,
+    ) -> Result<PodNetwork, Error> {
         let ports = host_ports(&request.port_mappings)?;
-        match self.cni.list()? {
-            Some(list) => self.add_cni(request, ports, &list).await,
-            None => self.add_embedded(request, ports).await,
+        let pod = request.pod.clone();
+        let made = if let Some(list) = self.cni.list()? {
+            let (record, cni, netns) = self.plan_cni(request, ports, &list)?;
+            self.add_cni(record, cni, netns).await
+        } else {
+            let host = self.host().await?;
+            let (record, netns) = self.plan_embedded(request, ports, &host)?;
+            self.add_embedded(record, netns).await
+        };
+        if made.is_err() {
+            self.undo(&pod, guard).await?;
         }
+        made
     }
 
-    async fn add_cni(
+    fn plan_cni(
         &self,
         request: AddRequest,
         ports: Vec<HostPort>,
         list: &ConfList,
-    ) -> Result<PodNetwork, Error> {
-        let mut cni = self.cni.plan(list, &request, &ports)?;
-        let mut record = Record {
-            version: VERSION,
-            boot_id: self.boot_id.clone(),
-            pod: request.pod.clone(),
+    ) -> Result<(Record, CniRecord, OwnedFd), Error> {
+        let cni = self.cni.plan(list, &request, &ports)?;
+        // Without a plugin for them they are nobody's.
+        let ports = if list.has_capability("portMappings") { ports } else { Vec::new() };
+        let record = Record {
             name: request.name,
             namespace: request.namespace,
-            phase: Phase::Adding,
-            // Without a plugin for them they are nobody's.
-            ports: if list.has_capability("portMappings") { ports } else { Vec::new() },
-            network: PodKind::Cni(Box::new(cni.clone())),
+            ..Record::new(&self.boot_id, request.pod, ports, PodKind::Cni(Box::new(cni.clone())))
         };
-        {
-            let mut state = self.state();
-            state.check(&record.pod, &record.ports)?;
-            state.insert(record.clone());
-        }
-        let mut made = self.save(record.clone()).await;
-        if made.is_ok() {
-            match self.cni.add(&record, &cni, request.netns).await {
-                Ok(result) => {
-                    cni.result = Some(result);
-                    record.network = PodKind::Cni(Box::new(cni));
-                    record.phase = Phase::Up;
-                    made = self.save(record.clone()).await;
-                }
-                Err(error) => made = Err(error),
-            }
-        }
-        self.state().insert(record.clone());
-        match made {
-            Ok(()) => Ok(describe(&record)),
-            Err(error) => Err(self.undo_cni(&request.pod, error).await),
-        }
+        let mut state = self.state();
+        state.check(&record.pod, &record.ports)?;
+        state.insert(record.clone());
+        Ok((record, cni, request.netns))
     }
 
-    /// DEL after an ADD that failed. If that fails as well the record stays, for the next DEL or recovery.
-    async fn undo_cni(&self, pod: &PodId, error: Error) -> Error {
-        match self.del(pod, false).await {
-            Ok(()) => error,
-            Err(Error::Several(more)) => Error::Several(std::iter::once(error).chain(more).collect()),
-            Err(other) => Error::Several(vec![error, other]),
+    async fn add_cni(&self, record: Record, mut cni: CniRecord, netns: OwnedFd) -> Result<PodNetwork, Error> {
+        if let Err(error) = self.save(record.clone()).await {
+            // Nothing was made.
+            self.state().remove(&record.pod);
+            return Err(error);
         }
-    }
-
-    async fn save(&self, record: Record) -> Result<(), Error> {
-        let store = self.store.clone();
-        thread::blocking("network", move || store.save(&record)).await
-    }
-
-    async fn add_embedded(&self, request: AddRequest, ports: Vec<HostPort>) -> Result<PodNetwork, Error> {
-        let host = self.host().await?;
-        let record = {
-            let mut state = self.state();
-            state.check(&request.pod, &ports)?;
-            let record = Record {
-                version: VERSION,
-                boot_id: self.boot_id.clone(),
-                pod: request.pod.clone(),
-                name: request.name,
-                namespace: request.namespace,
-                phase: Phase::Adding,
-                ports,
-                network: PodKind::Embedded {
-                    link: link_name(&request.pod),
-                    addresses: state.free_addresses(&host.subnets)?,
-                },
-            };
-            state.insert(record.clone());
-            record
+        cni.result = Some(self.cni.add(&record, &cni, netns).await?);
+        let up = |record: &mut Record| {
+            record.network = PodKind::Cni(Box::new(cni));
+            record.phase = Phase::Up;
         };
-        let netns =
-            request.netns.try_clone().map_err(Error::io("duplicate the network namespace's descriptor"))?;
-        let mut made = self.embedded.connect(host, record.clone(), request.netns).await;
-        if made.is_err() && self.embedded.forget_missing().await {
+        let record = self.state().update(&record.pod, up).ok_or(Error::Lost("ADD"))?;
+        self.save(record.clone()).await?;
+        Ok(describe(&record))
+    }
+
+    fn plan_embedded(
+        &self,
+        request: AddRequest,
+        ports: Vec<HostPort>,
+        host: &Host,
+    ) -> Result<(Record, OwnedFd), Error> {
+        let mut state = self.state();
+        state.check(&request.pod, &ports)?;
+        let link = link_name(&request.pod);
+        let network = PodKind::Embedded { link, addresses: state.free_addresses(&host.subnets)? };
+        let record = Record {
+            name: request.name,
+            namespace: request.namespace,
+            ..Record::new(&self.boot_id, request.pod, ports, network)
+        };
+        state.insert(record.clone());
+        Ok((record, request.netns))
+    }
+
+    async fn add_embedded(&self, record: Record, netns: OwnedFd) -> Result<PodNetwork, Error> {
+        let pod = record.pod.clone();
+        let again = netns.try_clone().map_err(Error::io("duplicate the network namespace's descriptor"))?;
+        let mut made = self.embedded.connect(record.clone(), netns).await;
+        if made.is_err() && (self.embedded.forget_missing().await || !self.embedded.is_up().await) {
             // Somebody removed the bridge. The other pods' links become ports of the new one.
-            match self.host().await {
-                Ok(host) => made = self.embedded.connect(host, record, netns).await,
-                Err(error) => made = Err(error),
-            }
+            self.embedded.disconnect(record.clone(), true).await?;
+            self.host().await?;
+            made = self.embedded.connect(record, again).await;
         }
-        let given = match made {
-            Ok(given) => given,
-            Err(error) => {
-                self.state().remove(&request.pod);
-                return Err(error);
-            }
-        };
-        let record = self.state().update(&request.pod, |record| {
+        let given = made?;
+        let record = self.state().update(&pod, |record| {
             record.phase = Phase::Up;
             if let PodKind::Embedded { addresses, .. } = &mut record.network {
                 *addresses = given;
@@ -393,93 +414,20 @@ impl Inner {
         record.as_ref().map(describe).ok_or(Error::Lost("ADD"))
     }
 
+    pub(crate) async fn save(&self, record: Record) -> Result<(), Error> {
+        let store = self.store.clone();
+        thread::blocking("network", move || store.save(&record)).await
+    }
+
     /// The bridge, made if need be.
-    async fn host(&self) -> Result<Arc<crate::embedded::Host>, Error> {
-        let on_bridge = |record: &&Record| {
-            matches!(record.network, PodKind::Embedded { .. }) && record.phase == Phase::Up
-        };
-        let pods: Vec<Record> = self.state().records().filter(on_bridge).cloned().collect();
-        let host = self.embedded.host(pods).await;
+    async fn host(&self) -> Result<Arc<Host>, Error> {
+        let any = || self.state().on_bridge().next().is_some();
+        let pods = || self.state().on_bridge().cloned().collect();
+        let host = self.embedded.host(any, pods).await;
         self.preflight().problem = host.as_ref().err().map(|error| chain(error));
         let host = host?;
         self.state().resume_after(&host.subnets);
         Ok(host)
-    }
-
-    async fn del_in_task(self: Arc<Self>, pod: PodId, remove: bool) -> Result<(), Error> {
-        let task = tokio::spawn(async move {
-            let lock = self.lock(&pod);
-            let _guard = lock.lock().await;
-            self.del(&pod, remove).await
-        });
-        task.await.map_err(|_| Error::Lost("DEL"))?
-    }
-
-    async fn del(&self, pod: &PodId, remove: bool) -> Result<(), Error> {
-        let owed = self.state().get(pod).is_some_and(|record| record.phase == Phase::Unpinning);
-        if owed {
-            self.owed.notify_one();
-            return Ok(());
-        }
-        let Some(record) = self.state().update(pod, |record| record.phase = Phase::Deleting) else {
-            return Ok(());
-        };
-        let mut errors = Vec::new();
-        errors.extend(self.save(record.clone()).await.err());
-        let done = match &record.network {
-            PodKind::Cni(cni) => match self.cni.del(&record, cni, record.boot_id != self.boot_id).await {
-                Ok(()) => {
-                    self.unpin(pod, cni).await;
-                    return Error::collect(errors);
-                }
-                Err(error) => Err(error),
-            },
-            PodKind::Embedded { .. } => self.embedded.disconnect(record.clone(), remove).await,
-        };
-        match done {
-            Ok(lingers) => {
-                self.state().update(pod, |record| record.ports.clear());
-                if lingers {
-                    self.reaper.notify_one();
-                } else {
-                    errors.extend(self.release(pod).await.err());
-                }
-            }
-            Err(error) => errors.push(error),
-        }
-        Error::collect(errors)
-    }
-
-    /// The end of a DEL. A pin that cannot go yet is no reason for the pod to stay: it is owed.
-    async fn unpin(&self, pod: &PodId, cni: &CniRecord) {
-        let done = match self.cni.unpin(cni).await {
-            Ok(()) => self.release(pod).await,
-            Err(error) => Err(error),
-        };
-        let Err(error) = done else { return };
-        tracing::warn!(
-            pod_sandbox_id = %pod,
-            error = chain(&error),
-            "a network namespace stays pinned for now: is something mounted above its directory?"
-        );
-        let record = self.state().update(pod, |record| {
-            record.ports.clear();
-            record.phase = Phase::Unpinning;
-        });
-        if let Some(record) = record
-            && let Err(error) = self.save(record).await
-        {
-            // A restart makes DEL once more, which changes nothing.
-            tracing::warn!(pod_sandbox_id = %pod, error = chain(&error), "record of a pin that is to go");
-        }
-        self.owed.notify_one();
-    }
-
-    /// Pods whose pin has yet to go.
-    pub(crate) fn owed_pins(&self) -> Vec<PodId> {
-        let state = self.state();
-        let owed = state.records().filter(|record| record.phase == Phase::Unpinning);
-        owed.map(|record| record.pod.clone()).collect()
     }
 
     async fn check(&self, pod: &PodId, netns: OwnedFd) -> Result<(), Error> {
@@ -490,50 +438,5 @@ impl Inner {
         }
         let host = self.host().await?;
         self.embedded.check(host, record, netns).await
-    }
-
-    async fn recover(self: &Arc<Self>, known: &HashSet<PodId>) -> Result<(), Error> {
-        let mut errors = Vec::new();
-        let over = |record: &&Record| record.boot_id != self.boot_id || !known.contains(&record.pod);
-        let unknown: Vec<PodId> =
-            self.state().records().filter(over).map(|record| record.pod.clone()).collect();
-        for pod in unknown {
-            errors.extend(self.clone().del_in_task(pod, true).await.err());
-        }
-        errors.extend(self.recover_strays(known).await.err());
-        if self.state().any_embedded() {
-            // Puts right what happened to bridge and rules meanwhile.
-            errors.extend(self.host().await.err());
-        }
-        Error::collect(errors)
-    }
-
-    /// Links without a record: that of a known pod is recorded anew from its alias, any other goes.
-    async fn recover_strays(&self, known: &HashSet<PodId>) -> Result<(), Error> {
-        let links = self.state().links();
-        let mut errors = Vec::new();
-        for (link, alias) in self.embedded.strays(links).await? {
-            match alias.filter(|(pod, _)| known.contains(pod) && self.state().get(pod).is_none()) {
-                Some((pod, addresses)) => errors.extend(self.adopt(pod, link, addresses).await.err()),
-                None => errors.extend(self.embedded.remove_link(link).await.err()),
-            }
-        }
-        Error::collect(errors)
-    }
-
-    async fn adopt(&self, pod: PodId, link: String, addresses: Vec<std::net::IpAddr>) -> Result<(), Error> {
-        tracing::warn!(pod_sandbox_id = %pod, link, "record of the pod's network was lost: made anew without host ports");
-        let record = Record {
-            version: VERSION,
-            boot_id: self.boot_id.clone(),
-            pod,
-            name: String::new(),
-            namespace: String::new(),
-            phase: Phase::Up,
-            ports: Vec::new(),
-            network: PodKind::Embedded { link, addresses },
-        };
-        self.state().insert(record.clone());
-        self.save(record).await
     }
 }

@@ -1,21 +1,15 @@
-//! Records of what each pod's network is: one file a pod, written before the thing is made.
+//! Records of what each pod's network is, as [`crate::store`] keeps them.
 //!
-//! A file is created beside its place and renamed, without fsync: SIGKILL cannot tear it. After power loss a record
-//! may be empty or torn; then, as with one of a newer version, it is set aside and the rest goes on, since all that it
-//! named in the kernel is gone with the boot. CNI plugins keep leases of their own on disk; for those the loss of the
-//! record is a lost address at worst, and never a node that does not start.
+//! A program reads the records of all versions up to its own. Within a version fields may be added that an older program
+//! can do without, and phases that it may take for [`Phase::Deleting`], since DEL can always be made once more.
 
-use std::{
-    fs,
-    io::{self, Write},
-    net::IpAddr,
-    path::{Path, PathBuf},
-};
+use std::{net::IpAddr, path::PathBuf};
 
 use holdfast_model::{PodId, Protocol};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
-use crate::{Error, subnet::Subnet};
+use crate::{embedded::pod::link_name, subnet::Subnet};
 
 /// Version of the record format that this program writes, and the newest that it reads.
 pub(crate) const VERSION: u32 = 1;
@@ -29,6 +23,12 @@ pub(crate) struct Record {
     pub(crate) name: String,
     pub(crate) namespace: String,
     pub(crate) phase: Phase,
+    /// DEL is done but for the pin of the network namespace, which has yet to go.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) unpinning: bool,
+    /// When DEL was asked for, in seconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) deleting_since_s: Option<u64>,
     pub(crate) ports: Vec<HostPort>,
     pub(crate) network: PodKind,
 }
@@ -41,10 +41,9 @@ pub(crate) enum Phase {
     Adding,
     /// ADD has succeeded.
     Up,
-    /// DEL has begun or is done but for the link, which has yet to go.
+    /// DEL has been asked for, and is not done or has yet to see the link or the pin go; or a newer program's phase.
+    #[serde(other)]
     Deleting,
-    /// DEL is done but for the pin of the network namespace, which has yet to go.
-    Unpinning,
 }
 
 /// Who gave the pod its network.
@@ -90,6 +89,35 @@ pub(crate) struct HostPort {
 }
 
 impl Record {
+    /// That of an ADD which is about to begin.
+    pub(crate) fn new(boot_id: &str, pod: PodId, ports: Vec<HostPort>, network: PodKind) -> Self {
+        Self {
+            version: VERSION,
+            boot_id: boot_id.to_owned(),
+            pod,
+            name: String::new(),
+            namespace: String::new(),
+            phase: Phase::Adding,
+            unpinning: false,
+            deleting_since_s: None,
+            ports,
+            network,
+        }
+    }
+
+    /// Whether it is on the bridge, or was.
+    pub(crate) fn is_embedded(&self) -> bool {
+        matches!(self.network, PodKind::Embedded { .. })
+    }
+
+    /// Addresses that nobody else may have as long as the record is there.
+    pub(crate) fn addresses(&self) -> &[IpAddr] {
+        match &self.network {
+            PodKind::Embedded { addresses, .. } => addresses,
+            PodKind::Cni(_) => &[],
+        }
+    }
+
     /// What people call the pod.
     pub(crate) fn owner(&self) -> String {
         format!("{}/{} ({})", self.namespace, self.name, self.pod.short())
@@ -107,134 +135,39 @@ pub(crate) struct BridgeRecord {
     pub(crate) subnets: Vec<Subnet>,
 }
 
-/// The record files under one directory.
-#[derive(Debug, Clone)]
-pub(crate) struct Store {
-    dir: PathBuf,
+/// What a newer program's record takes up, as far as this one can read it. The record itself is left to that program.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Newer {
+    /// Of the pod, from the file's name.
+    pub(crate) pod: String,
+    pub(crate) ports: Vec<HostPort>,
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Link of the embedded network, if that is what it has.
+    pub(crate) link: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct Versioned {
-    version: u32,
-}
-
-impl Store {
-    /// Opens (and makes) the directory.
-    pub(crate) fn open(dir: &Path) -> Result<Self, Error> {
-        let store = Self { dir: dir.to_owned() };
-        fs::create_dir_all(store.pods()).map_err(Error::io(format!("create {}", store.pods().display())))?;
-        Ok(store)
-    }
-
-    /// Every pod's record; the unreadable ones are set aside.
-    pub(crate) fn load(&self) -> Result<Vec<Record>, Error> {
-        let entries =
-            fs::read_dir(self.pods()).map_err(Error::io(format!("read {}", self.pods().display())))?;
-        let mut records = Vec::new();
-        for entry in entries.flatten() {
-            let path = entry.path();
-            match path.extension().and_then(|extension| extension.to_str()) {
-                Some("json") => records.extend(self.read::<Record>(&path)?),
-                // Left by a process that died between create and rename.
-                Some("new") => drop(fs::remove_file(&path)),
-                _ => {}
-            }
+impl Newer {
+    /// `boot_id` is this boot's: links and host ports of another one's embedded network are gone.
+    pub(crate) fn read(pod: &str, record: &Value, boot_id: &str) -> Self {
+        let embedded = record.pointer("/network/embedded");
+        let is_over = embedded.is_some() && record.get("boot_id").is_none_or(|boot| boot != boot_id);
+        if is_over {
+            return Self { pod: pod.to_owned(), ports: Vec::new(), addresses: Vec::new(), link: None };
         }
-        Ok(records)
-    }
-
-    /// Writes a pod's record.
-    pub(crate) fn save(&self, record: &Record) -> Result<(), Error> {
-        write(&self.pod(&record.pod), record)
-    }
-
-    /// Removes a pod's record; success if there is none.
-    pub(crate) fn remove(&self, pod: &PodId) -> Result<(), Error> {
-        remove(&self.pod(pod))
-    }
-
-    /// The bridge's record.
-    pub(crate) fn load_bridge(&self) -> Result<Option<BridgeRecord>, Error> {
-        self.read(&self.bridge())
-    }
-
-    /// Writes the bridge's record.
-    pub(crate) fn save_bridge(&self, record: &BridgeRecord) -> Result<(), Error> {
-        write(&self.bridge(), record)
-    }
-
-    /// Removes the bridge's record.
-    pub(crate) fn remove_bridge(&self) -> Result<(), Error> {
-        remove(&self.bridge())
-    }
-
-    fn pods(&self) -> PathBuf {
-        self.dir.join("pods")
-    }
-
-    fn pod(&self, pod: &PodId) -> PathBuf {
-        self.pods().join(format!("{pod}.json"))
-    }
-
-    fn bridge(&self) -> PathBuf {
-        self.dir.join("bridge.json")
-    }
-
-    fn read<T: DeserializeOwned>(&self, path: &Path) -> Result<Option<T>, Error> {
-        let bytes = match fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io(format!("read {}", path.display()))(error)),
-        };
-        match parse(&bytes) {
-            Ok(record) => Ok(Some(record)),
-            Err(reason) => {
-                self.set_aside(path, &reason);
-                Ok(None)
-            }
-        }
-    }
-
-    fn set_aside(&self, path: &Path, reason: &str) {
-        let aside = self.dir.join("aside");
-        let target = aside.join(path.file_name().unwrap_or_default());
-        let moved = fs::create_dir_all(&aside).and_then(|()| fs::rename(path, &target));
-        let (record, aside) = (path.display(), target.display());
-        match moved {
-            Ok(()) => tracing::warn!(%record, %aside, reason, "record set aside"),
-            Err(error) => tracing::warn!(%record, %error, reason, "record ignored"),
+        let link = embedded.and_then(|embedded| embedded.get("link")?.as_str().map(str::to_owned));
+        Self {
+            pod: pod.to_owned(),
+            ports: readable(record.get("ports")),
+            addresses: readable(embedded.and_then(|embedded| embedded.get("addresses"))),
+            link: link.or_else(|| pod.parse().ok().map(|pod| link_name(&pod))),
         }
     }
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    let Versioned { version } = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    if version > VERSION {
-        return Err(format!("version {version} is newer than {VERSION}"));
-    }
-    serde_json::from_slice(bytes).map_err(|error| error.to_string())
-}
-
-fn write(path: &Path, record: &impl Serialize) -> Result<(), Error> {
-    let new = path.with_extension("new");
-    let bytes = serde_json::to_vec(record)
-        .map_err(|error| Error::io(format!("encode {}", path.display()))(error.into()))?;
-    fs::File::create(&new)
-        .and_then(|mut file| file.write_all(&bytes))
-        .and_then(|()| fs::rename(&new, path))
-        .map_err(|error| {
-            let _ = fs::remove_file(&new);
-            Error::io(format!("write {}", path.display()))(error)
-        })
-}
-
-fn remove(path: &Path) -> Result<(), Error> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::io(format!("remove {}", path.display()))(error))
-        }
-        _ => Ok(()),
-    }
+/// Those of a list that make sense here.
+fn readable<T: DeserializeOwned>(list: Option<&Value>) -> Vec<T> {
+    let items = list.and_then(Value::as_array).into_iter().flatten();
+    items.filter_map(|item| serde_json::from_value(item.clone()).ok()).collect()
 }
 
 #[cfg(test)]
@@ -242,68 +175,60 @@ fn remove(path: &Path) -> Result<(), Error> {
 mod tests {
     use super::*;
 
-    fn record() -> Record {
-        Record {
-            version: VERSION,
-            boot_id: "boot".into(),
-            pod: PodId::random().unwrap(),
-            name: "web".into(),
-            namespace: "default".into(),
-            phase: Phase::Up,
-            ports: vec![HostPort { protocol: Protocol::Tcp, address: None, port: 80, container_port: 8080 }],
-            network: PodKind::Embedded { link: "hf0".into(), addresses: vec!["10.79.0.2".parse().unwrap()] },
+    const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    fn stored(phase: &str, more: &str) -> String {
+        format!(
+            r#"{{"version":1,"boot_id":"b","pod":"{ID}","name":"web","namespace":"default","phase":"{phase}",{more}
+                "ports":[{{"protocol":"tcp","address":null,"port":80,"container_port":8080}}],
+                "network":{{"cni":{{"conf":{{}},"file":"/f","args":"","capability_args":{{}},"netns":"/n","result":null}}}}}}"#
+        )
+    }
+
+    fn parse(text: &str) -> Record {
+        serde_json::from_str(text).unwrap()
+    }
+
+    /// As earlier programs wrote them, and as later ones may.
+    #[test]
+    fn stored_records_are_read() {
+        for (phase, expected) in [("adding", Phase::Adding), ("up", Phase::Up), ("deleting", Phase::Deleting)]
+        {
+            let record = parse(&stored(phase, ""));
+            assert_eq!((record.phase, record.unpinning, record.deleting_since_s), (expected, false, None));
+            assert_eq!((record.ports[0].port, record.owner().as_str()), (80, "default/web (0123456789abc)"));
         }
+        // A phase of its own for the pin, which a program of before had.
+        assert_eq!(parse(&stored("unpinning", "")).phase, Phase::Deleting);
+        assert_eq!(parse(&stored("of_a_later_program", r#""and_a_field":[1],"#)).phase, Phase::Deleting);
+        assert!(parse(&stored("deleting", r#""unpinning":true,"#)).unpinning);
+    }
+
+    /// A program that knows neither field reads a DEL that is to be made again.
+    #[test]
+    fn the_end_of_a_del_is_written_so_that_an_older_program_can_read_it() {
+        let mut record = parse(&stored("up", ""));
+        let before = serde_json::to_value(&record).unwrap();
+        assert!(before.get("unpinning").is_none() && before.get("deleting_since_s").is_none(), "{before}");
+        record.phase = Phase::Deleting;
+        record.unpinning = true;
+        record.deleting_since_s = Some(7);
+        let after = serde_json::to_value(&record).unwrap();
+        assert_eq!((&after["phase"], &after["version"]), (&"deleting".into(), &1.into()));
+        assert_eq!(serde_json::from_value::<Record>(after).unwrap(), record);
     }
 
     #[test]
-    fn saved_loaded_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
-        let record = record();
-        store.save(&record).unwrap();
-        fs::write(dir.path().join("pods/left.new"), "{").unwrap();
-        assert_eq!(store.load().unwrap(), vec![record.clone()]);
-        assert!(!dir.path().join("pods/left.new").exists());
-        store.remove(&record.pod).unwrap();
-        store.remove(&record.pod).unwrap();
-        assert_eq!(store.load().unwrap(), vec![]);
-    }
-
-    #[test]
-    fn truncated_anywhere_it_is_set_aside() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
-        let record = record();
-        let bytes = serde_json::to_vec(&record).unwrap();
-        let path = store.pod(&record.pod);
-        for length in 0..bytes.len() {
-            fs::write(&path, &bytes[..length]).unwrap();
-            assert_eq!(store.load().unwrap(), vec![], "{length}");
-            assert!(!path.exists());
-            assert_eq!(
-                fs::read(dir.path().join("aside").join(path.file_name().unwrap())).unwrap(),
-                &bytes[..length]
-            );
-        }
-    }
-
-    #[test]
-    fn a_newer_version_is_set_aside() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
-        let newer = Record { version: VERSION + 1, ..record() };
-        store.save(&newer).unwrap();
-        assert_eq!(store.load().unwrap(), vec![]);
-        assert!(dir.path().join("aside").join(format!("{}.json", newer.pod)).exists());
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn any_bytes_are_never_fatal(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
-            let dir = tempfile::tempdir().unwrap();
-            let store = Store::open(dir.path()).unwrap();
-            fs::write(dir.path().join("bridge.json"), &bytes).unwrap();
-            proptest::prop_assert!(store.load_bridge().unwrap().is_none());
-        }
+    fn of_a_newer_record_what_can_be_read_counts() {
+        let record = serde_json::json!({"version": 9, "boot_id": "b", "phase": {"new": 1},
+            "ports": [{"protocol": "tcp", "address": null, "port": 80, "container_port": 8, "more": 1}, {"what": 1}],
+            "network": {"embedded": {"link": "hf1", "addresses": ["10.79.0.2", 3, "fd48::2"]}}});
+        let newer = Newer::read(ID, &record, "b");
+        assert_eq!((newer.ports.len(), newer.ports[0].port), (1, 80));
+        assert_eq!((newer.addresses.len(), newer.link.as_deref()), (2, Some("hf1")));
+        let over = Newer::read(ID, &record, "another boot");
+        assert_eq!((over.ports.len(), over.addresses.len(), over.link), (0, 0, None));
+        let other = Newer::read(ID, &serde_json::json!({"version": 9, "network": "?"}), "b");
+        assert_eq!((other.ports.len(), other.link.as_deref()), (0, Some("hf0123456789abc")));
     }
 }

@@ -90,6 +90,7 @@ pub(crate) fn config(dir: &Path) -> NetworkConfig {
         embedded: EmbeddedConfig { bridge: "hftest0".into(), ..EmbeddedConfig::default() },
         state_dir: dir.join("network"),
         netns_dir: dir.join("netns"),
+        durable: holdfast_record::Durable::start().unwrap(),
         boot_id: BOOT.into(),
     }
 }

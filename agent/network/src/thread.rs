@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use holdfast_sys::failpoint;
 use nix::sched::{CloneFlags, setns};
 use tokio::sync::oneshot;
 
@@ -35,8 +36,7 @@ where
 
 /// Moves the calling thread into a network namespace for good; only ever called from [`one_shot`].
 pub(crate) fn enter(netns: &OwnedFd) -> Result<(), Error> {
-    setns(netns.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|errno| Error::Io {
-        operation: "enter the network namespace of the pod".to_owned(),
-        source: errno.into(),
-    })
+    failpoint::at("network.netns.enter")
+        .and_then(|()| Ok(setns(netns.as_fd(), CloneFlags::CLONE_NEWNET)?))
+        .map_err(Error::io("enter the network namespace of the pod"))
 }

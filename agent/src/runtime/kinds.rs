@@ -63,6 +63,7 @@ pub fn network(error: &holdfast_network::Error) -> Kind {
             Kind::FailedPrecondition
         }
         Of::Timeout { .. } => Kind::DeadlineExceeded,
+        Of::Missing { .. } => Kind::Unavailable,
         Of::Io { source, .. } => io_kind(source),
         Of::Several(errors) => errors.first().map_or(Kind::Internal, network),
         Of::Netlink { .. } | Of::Plugin { .. } | Of::Check { .. } | Of::Lost(_) => Kind::Internal,

@@ -249,9 +249,7 @@ impl Runtime {
             .await
             .map_err(|source| Error::Image { operation: "settle leases of images".to_owned(), source })?;
         let known: HashSet<_> = self.all_pods().iter().map(|pod| pod.id.clone()).collect();
-        if let Err(error) = self.network.recover(&known).await {
-            tracing::warn!(%error, "clean-up of networks that an agent before left");
-        }
+        self.network.recover(&known).await;
         let (state, containers) = (self.config.state.join("containers"), owners);
         blocking(move || remove_unknown(&state, &containers)).await;
         Ok(())

@@ -12,6 +12,7 @@ use holdfast_cgroup::{Cgroups, Driver};
 use holdfast_image::{Store, StoreConfig};
 use holdfast_network::{CniConfig, EmbeddedConfig, Network, NetworkConfig};
 use holdfast_pod::executable;
+use holdfast_record::Durable;
 use holdfast_spec::{HostFacts, seccomp};
 
 use super::{
@@ -41,6 +42,8 @@ pub enum StartError {
     Program { name: &'static str, key: &'static str },
     #[error("open the image store")]
     Images { source: holdfast_image::Error },
+    #[error("start the thread that makes records durable")]
+    Durable { source: std::io::Error },
     #[error("start the network")]
     Network { source: holdfast_network::Error },
     #[error("find the cgroups")]
@@ -64,7 +67,8 @@ impl Runtime {
         let shim = shim_program.clone();
         blocking(move || linkage::check_shim(&shim)).await;
         let images = open_store(&config).await?;
-        let network = Network::start(network_config(&config, &boot_id))
+        let durable = Durable::start().map_err(|source| StartError::Durable { source })?;
+        let network = Network::start(network_config(&config, durable, &boot_id))
             .await
             .map_err(|source| StartError::Network { source })?;
         let default_parent = config.default_cgroup_parent.clone();
@@ -152,7 +156,7 @@ fn boot_id() -> Result<String, std::io::Error> {
     }
 }
 
-fn network_config(config: &Config, boot_id: &str) -> NetworkConfig {
+fn network_config(config: &Config, durable: Durable, boot_id: &str) -> NetworkConfig {
     let network = &config.network;
     NetworkConfig {
         cni: CniConfig { conf_dir: network.cni.conf_dir.clone(), bin_dirs: network.cni.bin_dirs.clone() },
@@ -163,6 +167,7 @@ fn network_config(config: &Config, boot_id: &str) -> NetworkConfig {
         },
         state_dir: config.root.join("network"),
         netns_dir: PathBuf::from("/run/netns"),
+        durable,
         boot_id: boot_id.to_owned(),
     }
 }

@@ -50,21 +50,27 @@ pub(crate) fn fingerprint(dir: &Path) -> Result<Fingerprint, Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(Error::io(format!("read {}", dir.display()))(error)),
     };
-    let mut files: Fingerprint = entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| {
-            let extension = path.extension().and_then(|extension| extension.to_str());
-            matches!(extension, Some("conf" | "conflist" | "json"))
-        })
-        // Follows links: configurations are often mounted by way of them.
-        .filter_map(|path| {
-            let metadata = fs::metadata(&path).ok()?;
-            (!metadata.is_dir()).then(|| (path, metadata.modified().ok(), metadata.len()))
-        })
-        .collect();
+    let mut files = Fingerprint::new();
+    for entry in entries {
+        let path = entry.map_err(Error::io(format!("read {}", dir.display())))?.path();
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if matches!(extension, Some("conf" | "conflist" | "json")) {
+            files.extend(look(path)?);
+        }
+    }
     files.sort();
     Ok(files)
+}
+
+/// Follows links: configurations are often mounted by way of them. One that leads nowhere is no configuration; any other
+/// failure is an error, or the next file, another network, would count.
+fn look(path: PathBuf) -> Result<Option<(PathBuf, Option<SystemTime>, u64)>, Error> {
+    match fs::metadata(&path) {
+        Ok(metadata) if metadata.is_dir() => Ok(None),
+        Ok(metadata) => Ok(Some((path, metadata.modified().ok(), metadata.len()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io(format!("look at {}", path.display()))(error)),
+    }
 }
 
 /// Reads the first of the files.
@@ -248,12 +254,24 @@ mod tests {
         write("20-b.conflist", "b");
         write("99-readme.txt", "x");
         fs::create_dir(dir.path().join("00.conflist")).unwrap();
+        std::os::unix::fs::symlink("/no/such", dir.path().join("01.conflist")).unwrap();
         let before = fingerprint(dir.path()).unwrap();
         assert_eq!(read(&before).unwrap().unwrap().name, "b");
         write("10-a.conflist", "a");
         let after = fingerprint(dir.path()).unwrap();
         assert_ne!(before, after);
         assert_eq!(read(&after).unwrap().unwrap().name, "a");
+    }
+
+    /// Another network than the first one's would be the wrong one.
+    #[test]
+    fn a_file_that_cannot_be_looked_at_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("20.conflist"), "{}").unwrap();
+        // ELOOP stands for any errno but ENOENT.
+        std::os::unix::fs::symlink("10.conflist", dir.path().join("10.conflist")).unwrap();
+        let text = fingerprint(dir.path()).unwrap_err().to_string();
+        assert!(text.contains("10.conflist"), "{text}");
     }
 
     fn json() -> impl Strategy<Value = Value> {

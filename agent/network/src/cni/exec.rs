@@ -1,11 +1,8 @@
 //! Running one plugin: environment, standard input, limits on time and output.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+use std::{path::PathBuf, process::Stdio, time::Duration};
 
+use holdfast_sys::failpoint;
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
@@ -18,7 +15,7 @@ use tokio::{
 };
 
 use super::result::{excerpt, failure};
-use crate::Error;
+use crate::{Error, thread};
 
 /// More than that is not a result.
 const STDOUT_MOST: usize = 1 << 20;
@@ -59,7 +56,7 @@ impl Call<'_> {
     pub(super) async fn run(self) -> Result<Vec<u8>, Error> {
         let path = find(self.plugin, self.bin_dirs)
             .ok_or_else(|| self.error(not_found(self.plugin, self.bin_dirs)))?;
-        let mut child = self.spawn(&path)?;
+        let mut child = self.spawn(path).await?;
         let pid = child.id();
         if let Ok(answer) = timeout(self.limit, self.talk(&mut child)).await {
             return answer;
@@ -73,9 +70,10 @@ impl Call<'_> {
         Err(Error::Timeout { stage, seconds: self.limit.as_secs() })
     }
 
-    fn spawn(&self, path: &Path) -> Result<Child, Error> {
+    async fn spawn(&self, path: PathBuf) -> Result<Child, Error> {
         let dirs: Vec<&std::ffi::OsStr> = self.bin_dirs.iter().map(|dir| dir.as_os_str()).collect();
-        Command::new(path)
+        let mut command = Command::new(&path);
+        command
             .env("CNI_COMMAND", self.command)
             .env("CNI_CONTAINERID", self.container_id)
             .env("CNI_NETNS", self.netns)
@@ -87,9 +85,13 @@ impl Call<'_> {
             .stderr(Stdio::piped())
             // A group of its own, so that what it started can be ended with it.
             .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(Error::io(format!("start CNI plugin {}", path.display())))
+            .kill_on_drop(true);
+        thread::blocking("CNI plugin", move || {
+            failpoint::at("network.plugin.start")
+                .and_then(|()| command.spawn())
+                .map_err(Error::io(format!("start CNI plugin {}", path.display())))
+        })
+        .await
     }
 
     async fn talk(&self, child: &mut Child) -> Result<Vec<u8>, Error> {

@@ -9,7 +9,7 @@ mod chain;
 pub(crate) mod conf;
 mod convert;
 mod exec;
-pub(crate) mod owed;
+mod leftovers;
 mod pin;
 pub(crate) mod result;
 #[cfg(test)]
@@ -22,6 +22,7 @@ use std::{
     time::Duration,
 };
 
+use holdfast_model::PodId;
 use serde_json::Value;
 
 use self::{
@@ -149,6 +150,12 @@ impl Cni {
         let netns = if pinned { cni.netns.to_string_lossy() } else { "".into() };
         let list = conf::parse_list(&cni.file, cni.conf.clone())?;
         self.chain(&list, record, cni, &netns).del(cni.result.as_ref()).await
+    }
+
+    /// Ends what an earlier call for the pod has left at work.
+    pub(crate) async fn end_plugins(&self, pod: &PodId) -> Result<(), Error> {
+        let pod = pod.clone();
+        thread::blocking("pod-network", move || leftovers::end(&pod)).await
     }
 
     /// Takes the pin of the namespace away. Once DEL is done: one that has to be made again finds the namespace.

@@ -15,6 +15,7 @@ use std::{
 };
 
 use holdfast_model::PodId;
+use holdfast_sys::failpoint;
 use rustix::{
     fs::{FlockOperation, flock, statfs},
     io::Errno,
@@ -40,11 +41,13 @@ pub(super) fn pin(path: &Path, netns: impl AsFd) -> Result<(), Error> {
         fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(Error::io(operation()))?;
         make_mount_point(dir).map_err(Error::io(format!("make {} a shared mount point", dir.display())))?;
     }
+    failpoint::at("network.pin.create").map_err(Error::io(operation()))?;
     OpenOptions::new().write(true).create_new(true).mode(0o444).open(path).map_err(Error::io(operation()))?;
     let source = format!("/proc/self/fd/{}", netns.as_fd().as_raw_fd());
-    mount_bind(source, path).map_err(|errno| {
+    let mount = || failpoint::at("network.pin.mount").and_then(|()| Ok(mount_bind(source, path)?));
+    mount().map_err(|error| {
         let _ = fs::remove_file(path);
-        Error::io(operation())(errno.into())
+        Error::io(operation())(error)
     })
 }
 
@@ -73,11 +76,13 @@ fn make_mount_point(dir: &Path) -> io::Result<()> {
 /// Takes a pin away; success if there is none.
 pub(super) fn unpin(path: &Path) -> Result<(), Error> {
     let operation = || format!("unpin the network namespace at {}", path.display());
+    failpoint::at("network.pin.unmount").map_err(Error::io(operation()))?;
     match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
         // EINVAL: a file without a mount, as a crash or another boot leaves it.
         Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
         Err(errno) => return Err(Error::io(operation())(errno.into())),
     }
+    failpoint::at("network.pin.remove").map_err(Error::io(operation()))?;
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(operation())(error)),
         _ => Ok(()),

@@ -6,7 +6,7 @@ use std::{
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use holdfast_model::PodId;
@@ -17,6 +17,7 @@ use super::pin;
 use crate::{
     Error, Network, NetworkConfig,
     netlink::{Socket, link, nft},
+    network::Limits,
     testing::*,
 };
 
@@ -75,6 +76,15 @@ impl Fake {
         let log = fs::read_to_string(self.path("bin/log")).unwrap_or_default();
         let _ = fs::remove_file(self.path("bin/log"));
         log.lines().map(|line| line.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect()
+    }
+
+    /// What the plugins have written into a file of theirs.
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path("bin").join(name)).unwrap_or_default()
+    }
+
+    fn lines(&self, name: &str) -> usize {
+        self.read(name).lines().count()
     }
 
     fn input(&self, plugin: &str, command: &str) -> Value {
@@ -161,7 +171,7 @@ fn a_chain_is_run_and_taken_back() {
         drop(network);
         fs::remove_file(fake.path("net.d/10-net.conflist")).unwrap();
         let network = fake.start().await;
-        network.recover(&HashSet::from([pod.clone()])).await.unwrap();
+        network.recover(&HashSet::from([pod.clone()])).await;
         assert_eq!(network.get(&pod), Some(made.clone()));
         network.del(&pod, Some(a)).await.unwrap();
         assert_eq!(fake.calls(), ["DEL two", "DEL one"]);
@@ -221,7 +231,9 @@ fn a_busy_pin_is_owed_and_goes_when_it_can() {
         drop(network);
         // A restart knows of it, and makes no DEL for it.
         let network = fake.start().await;
-        network.recover(&HashSet::new()).await.unwrap();
+        network.recover(&HashSet::new()).await;
+        let owed = network.owed();
+        assert!(owed.is_empty() || owed[0].pod == pod, "{owed:?}");
         assert_eq!((fake.calls(), record_count(fake.dir.path())), (Vec::new(), 1));
         on_host(uncover);
         eventually("the end of the pin", || record_count(fake.dir.path()) == 0).await;
@@ -342,7 +354,8 @@ fn a_plugin_that_hangs_is_ended_with_its_children() {
     on_own_host(|| async {
         let fake = Fake::new();
         fake.does("one", "[ $CNI_COMMAND = ADD ] || exit 0; sleep 1000 & echo $! > $dir/child; wait");
-        let network = Network::start_with_limit(fake.config(), Duration::from_secs(1)).await.unwrap();
+        let limits = Limits { plugin: Duration::from_secs(1), ..Limits::default() };
+        let network = Network::start_with(fake.config(), limits).await.unwrap();
         let a = netns();
         let wanted = request("web", &a);
         let pod = wanted.pod.clone();
@@ -386,22 +399,160 @@ fn a_failed_del_is_made_again() {
         fake.does("one", "echo no >&2; exit 1");
         fake.does("two", "echo neither >&2; exit 1");
         fake.calls();
-        let error = network.del(&pod, None).await.unwrap_err();
-        assert!(matches!(&error, Error::Several(errors) if errors.len() == 2), "{error:?}");
+        network.del(&pod, None).await.unwrap();
         assert_eq!(fake.calls(), ["DEL two", "DEL one"], "the second is asked though the first failed");
+        let owed = network.owed();
+        assert_eq!((owed.len(), &owed[0].pod, owed[0].tries), (1, &pod, 1));
+        assert!(owed[0].error.contains("one DEL") && owed[0].error.contains("two DEL"), "{owed:?}");
+        assert_eq!(
+            (owed[0].name.as_str(), owed[0].host_ports.as_slice()),
+            ("web", ["tcp *:8080".to_owned()].as_slice())
+        );
         assert_eq!(record_count(fake.dir.path()), 1);
         assert!(pin::is_pinned(&fake.pin(&pod)));
         assert_eq!(network.get(&pod), None);
         let mut next = request("next", &a);
         next.port_mappings = vec![mapping("", 8080, 80)];
-        assert!(matches!(network.add(next).await, Err(Error::PortInUse { .. })), "the port is not free yet");
+        let text = network.add(next).await.unwrap_err().to_string();
+        assert!(text.contains("default/web") && text.contains("neither"), "the port is not free yet: {text}");
         drop(network);
 
         fake.does("one", "");
         fake.does("two", "");
         let network = fake.start().await;
-        network.del(&pod, None).await.unwrap();
+        // By itself, without anybody who asks.
+        eventually("the end of DEL", || record_count(fake.dir.path()) == 0 && network.owed().is_empty())
+            .await;
         fake.assert_nothing_left(&pod);
+    });
+}
+
+/// The rest of the pod goes meanwhile; what DEL needs, and what it has not given back, stays.
+#[test]
+fn a_del_that_hangs_keeps_nobody() {
+    on_own_host(|| async {
+        let fake = Fake::new();
+        let limits = Limits { del: Duration::from_millis(300), ..Limits::default() };
+        let network = Network::start_with(fake.config(), limits).await.unwrap();
+        let a = netns();
+        let mut wanted = request("web", &a);
+        wanted.port_mappings = vec![mapping("", 8080, 80)];
+        let pod = wanted.pod.clone();
+        network.add(wanted).await.unwrap();
+        fake.calls();
+        fake.does("one", "until [ -e $dir/now ]; do sleep 0.01; done");
+        let begin = Instant::now();
+        network.del(&pod, None).await.unwrap();
+        let (first, again) = (begin.elapsed(), Instant::now());
+        assert!(first >= limits.del && first < limits.del * 10, "{first:?}");
+        network.del(&pod, None).await.unwrap();
+        assert!(again.elapsed() < limits.del, "who asks again has waited already");
+        let owed = network.owed();
+        assert_eq!((owed.len(), &owed[0].pod, owed[0].tries, owed[0].error.as_str()), (1, &pod, 0, ""));
+        assert!(pin::is_pinned(&fake.pin(&pod)));
+        let mut next = request("next", &a);
+        next.port_mappings = vec![mapping("", 8080, 80)];
+        let text = network.add(next).await.unwrap_err().to_string();
+        assert!(text.contains("default/web") && text.contains("DEL is under way"), "{text}");
+        fs::write(fake.path("bin/now"), "").unwrap();
+        eventually("the end of DEL", || network.owed().is_empty()).await;
+        assert_eq!(fake.calls(), ["DEL two", "DEL one"], "once, though two have asked");
+        fake.assert_nothing_left(&pod);
+    });
+}
+
+/// As after a reboot of a node whose network needs pods that are yet to come.
+#[test]
+fn dels_of_another_boot_are_queued_and_joined() {
+    on_own_host(|| async {
+        let fake = Fake::new();
+        let network = fake.start().await;
+        let mut pods = Vec::new();
+        for n in 0..10 {
+            let wanted = request(&format!("p{n}"), &netns());
+            pods.push(wanted.pod.clone());
+            network.add(wanted).await.unwrap();
+        }
+        drop(network);
+        fake.calls();
+        // Each notes how many are at it with it.
+        fake.does("two", "mkdir $dir/at.$$; ls -d $dir/at.* | wc -l >>$dir/most; until [ -e $dir/now ]; do sleep 0.01; done; rmdir $dir/at.$$");
+        let rebooted = || NetworkConfig { boot_id: "boot-2".into(), ..fake.config() };
+        let limits = Limits { del: Duration::from_millis(200), ..Limits::default() };
+        let begin = Instant::now();
+        let network = Network::start_with(rebooted(), limits).await.unwrap();
+        network.recover(&pods.iter().cloned().collect()).await;
+        assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+        eventually("four at work", || fake.lines("most") == 4).await;
+        // Clients do not wait for a place among the four, and each pod is tried once.
+        for pod in &pods {
+            network.del(pod, None).await.unwrap();
+        }
+        eventually("all at work", || fake.lines("most") == 10).await;
+        assert_eq!(network.owed().len(), 10);
+        let order: Vec<String> =
+            fake.read("most").lines().take(4).map(|line| line.trim().to_owned()).collect();
+        assert!(order.iter().all(|count| count.parse::<u32>().unwrap() <= 4), "{order:?}");
+        fs::write(fake.path("bin/now"), "").unwrap();
+        eventually("the end of all", || record_count(fake.dir.path()) == 0 && network.owed().is_empty())
+            .await;
+        let calls = fake.calls();
+        assert_eq!(calls.iter().filter(|call| *call == "DEL one").count(), 10, "{calls:?}");
+        assert_eq!(calls.len(), 20, "{calls:?}");
+        assert!(pods.iter().all(|pod| !fake.pin(pod).exists()));
+    });
+}
+
+/// A disk without room keeps no pod; one that cannot be written to at all keeps the record alone.
+#[test]
+fn del_needs_no_room() {
+    on_own_host(|| async {
+        let fake = Fake::new();
+        let state = fake.path("network");
+        fs::create_dir(&state).unwrap();
+        let mount = |options: &str| {
+            let flags = if options.contains("remount") {
+                nix::mount::MsFlags::MS_REMOUNT
+            } else {
+                nix::mount::MsFlags::empty()
+            };
+            let read_only = if options.ends_with("ro") {
+                nix::mount::MsFlags::MS_RDONLY
+            } else {
+                nix::mount::MsFlags::empty()
+            };
+            on_host(|| {
+                nix::mount::mount(Some("tmpfs"), &state, Some("tmpfs"), flags | read_only, Some("size=128k"))
+                    .unwrap();
+            });
+        };
+        mount("new");
+        let network = fake.start().await;
+        let mut pods = Vec::new();
+        for name in ["full", "unwritable"] {
+            let wanted = request(name, &netns());
+            pods.push(wanted.pod.clone());
+            network.add(wanted).await.unwrap();
+        }
+        fs::write(state.join("ballast"), vec![0; 1 << 20]).unwrap_err();
+        let refused = network.add(request("more", &netns())).await.unwrap_err();
+        assert!(
+            matches!(&refused, Error::Io { source, .. } if source.raw_os_error() == Some(28)),
+            "{refused:?}"
+        );
+        network.del(&pods[0], None).await.unwrap();
+        assert_eq!((network.owed(), record_count(fake.dir.path())), (vec![], 1));
+        mount("remount,ro");
+        network.del(&pods[1], None).await.unwrap();
+        let owed = network.owed();
+        assert!(owed.len() == 1 && owed[0].error.contains("Read-only"), "{owed:?}");
+        assert_eq!(fake.calls().iter().filter(|call| *call == "DEL one").count(), 2);
+        assert!(!fake.pin(&pods[1]).exists());
+        mount("remount");
+        eventually("the end of the record", || record_count(fake.dir.path()) == 0).await;
+        assert_eq!((fake.calls(), network.owed()), (Vec::<String>::new(), vec![]), "no second DEL");
+        drop(network);
+        on_host(|| rustix::mount::unmount(&state, rustix::mount::UnmountFlags::DETACH).unwrap());
     });
 }
 
@@ -422,7 +573,8 @@ fn after_a_reboot_del_has_no_namespace() {
         let network = Network::start(rebooted).await.unwrap();
         assert_eq!(network.get(&pod), None);
         fs::remove_file(fake.path("net.d/10-net.conflist")).unwrap();
-        network.recover(&HashSet::from([pod.clone()])).await.unwrap();
+        network.recover(&HashSet::from([pod.clone()])).await;
+        eventually("the end of DEL", || record_count(fake.dir.path()) == 0).await;
         let log = fs::read_to_string(fake.path("bin/log")).unwrap();
         assert!(log.contains(&format!("DEL one {pod} eth0 - IgnoreUnknown=1;")), "{log}");
         assert_eq!(fake.calls(), ["DEL two", "DEL one"]);
@@ -451,7 +603,8 @@ fn an_add_that_was_cut_off_is_taken_back() {
         fake.calls();
         let network = fake.start().await;
         assert_eq!(network.get(&pod), None);
-        network.recover(&HashSet::new()).await.unwrap();
+        network.recover(&HashSet::new()).await;
+        eventually("the end of DEL", || record_count(fake.dir.path()) == 0).await;
         assert_eq!(fake.calls(), ["DEL two", "DEL one"]);
         assert!(fake.input("one", "DEL").get("prevResult").is_none());
         fake.assert_nothing_left(&pod);
@@ -505,15 +658,56 @@ fn the_configuration_is_followed() {
     });
 }
 
-#[test]
-fn real_plugins_give_a_pod_its_network() {
+/// The folder of real plugins, if it has these.
+fn real_plugins(names: &[&str]) -> Option<PathBuf> {
     // cargo x test unpacks Debian's package into its own folder.
     let plugins = std::env::var_os("HOLDFAST_TEST_CNI_BIN").map_or("/usr/lib/cni".into(), PathBuf::from);
-    let missing = ["bridge", "host-local", "portmap"].iter().find(|name| !plugins.join(name).exists());
+    let missing = names.iter().find(|name| !plugins.join(name).exists());
     if let Some(name) = missing {
         println!("SKIP: no CNI plugin {name} in {} (containernetworking-plugins)", plugins.display());
-        return;
     }
+    missing.is_none().then_some(plugins)
+}
+
+/// The lease is on disk when the plugin is killed, and its result is nowhere.
+#[test]
+fn what_a_plugin_had_allocated_when_it_was_killed_is_given_back() {
+    let Some(plugins) = real_plugins(&["host-local"]) else { return };
+    on_own_host(|| async {
+        let fake = Fake::new();
+        let leases = fake.path("leases");
+        let list = json!({"cniVersion": "1.0.0", "name": "net", "plugins": [{"type": "one", "ipam": {
+            "type": "host-local", "dataDir": leases, "ranges": [[{"subnet": "10.66.0.0/24"}]]}}]});
+        fs::write(fake.path("net.d/10-net.conflist"), list.to_string()).unwrap();
+        let host_local = plugins.join("host-local").display().to_string();
+        fake.does(
+            "one",
+            &format!(
+                "{host_local} <$dir/one.$CNI_COMMAND.json || exit 1; [ $CNI_COMMAND = DEL ] || sleep 1000"
+            ),
+        );
+        let limits = Limits { plugin: Duration::from_secs(1), ..Limits::default() };
+        let network = Network::start_with(fake.config(), limits).await.unwrap();
+        let wanted = request("web", &netns());
+        let pod = wanted.pod.clone();
+        let text = network.add(wanted).await.unwrap_err().to_string();
+        assert_eq!(text, "CNI plugin one ADD took longer than 1 s");
+        assert_eq!(fake.calls(), ["ADD one", "DEL one"]);
+        let given = fake.input("one", "DEL");
+        assert!(given.get("prevResult").is_none() && given["ipam"] == list["plugins"][0]["ipam"], "{given}");
+        let left: Vec<_> =
+            fs::read_dir(leases.join("net")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(
+            left.iter().all(|name| name.to_string_lossy().parse::<std::net::IpAddr>().is_err()),
+            "{left:?}"
+        );
+        fake.assert_nothing_left(&pod);
+    });
+}
+
+#[test]
+fn real_plugins_give_a_pod_its_network() {
+    let Some(plugins) = real_plugins(&["bridge", "host-local", "portmap"]) else { return };
     on_own_host(|| async {
         let dir = tempfile::tempdir().unwrap();
         let mut config = config(dir.path());

@@ -12,7 +12,8 @@ use crate::{
         link::{self, Link},
         nft, route,
     },
-    record::{BridgeRecord, HostPort, PodKind, Record, Store, VERSION},
+    record::{BridgeRecord, HostPort, PodKind, Record, VERSION},
+    store::Store,
     subnet::Subnet,
 };
 
@@ -35,6 +36,7 @@ pub(super) fn ensure(plan: &Plan) -> Result<Host, Error> {
     let mut netfilter = Socket::netfilter().map_err(Error::netlink("open a netfilter socket"))?;
     // Whatever boot it is of: its hardware address says whether what is there is it.
     let known = plan.store.load_bridge()?.filter(|record| record.name == name);
+    let written = known.clone();
     let present = claim(&mut route, &mut netfilter, name, known.as_ref())?;
     let subnets = plan.desired.usable()?;
     let record = match known {
@@ -53,7 +55,10 @@ pub(super) fn ensure(plan: &Plan) -> Result<Host, Error> {
     if present.is_none() {
         check_collisions(&mut route, name, &record.subnets, None)?;
     }
-    plan.store.save_bridge(&record)?;
+    // One that says the same stays as it is: it may be a newer program's.
+    if written.as_ref() != Some(&record) {
+        plan.store.save_bridge(&record)?;
+    }
     let mtu = plan.desired.mtu.unwrap_or_else(|| default_mtu(&mut route));
     let link = match present {
         Some(link) => link,

@@ -24,7 +24,9 @@ use std::{
 use crate::{
     EmbeddedConfig, Error,
     netlink::{link, nft},
-    record::{Phase, PodKind, Record, Store},
+    record::{Phase, Record},
+    state::Stray,
+    store::Store,
     subnet::Subnet,
     thread,
 };
@@ -51,14 +53,15 @@ pub(crate) struct Embedded {
     store: Store,
     boot_id: String,
     desired: Mutex<Desired>,
-    /// `None` until the first pod, and after the bridge was found missing.
-    host: tokio::sync::Mutex<Option<Arc<Host>>>,
+    /// `None` until the first pod, and after the bridge was found missing. Held for writing while the table is replaced by
+    /// one with the host ports of the pods that there are, for reading while one of them changes.
+    host: tokio::sync::RwLock<Option<Arc<Host>>>,
 }
 
 impl Embedded {
     pub(crate) fn new(config: &EmbeddedConfig, store: Store, boot_id: String) -> Result<Self, Error> {
         let desired = Desired::parse(config)?;
-        Ok(Self { store, boot_id, desired: Mutex::new(desired), host: tokio::sync::Mutex::new(None) })
+        Ok(Self { store, boot_id, desired: Mutex::new(desired), host: tokio::sync::RwLock::new(None) })
     }
 
     /// Name of bridge and table.
@@ -80,31 +83,50 @@ impl Embedded {
         Ok(())
     }
 
-    /// The bridge, made if need be. `pods` are the records of the pods that are on it.
-    pub(crate) async fn host(&self, pods: Vec<Record>) -> Result<Arc<Host>, Error> {
-        let mut host = self.host.lock().await;
-        let desired = self.desired.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(found) = host.as_ref()
-            && (!pods.is_empty() || desired.usable()? == found.subnets)
+    fn desired(&self) -> Desired {
+        self.desired.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The bridge, made if need be. `any` says whether pods are on it, `pods` has their records.
+    pub(crate) async fn host(
+        &self,
+        any: impl Fn() -> bool,
+        pods: impl Fn() -> Vec<Record>,
+    ) -> Result<Arc<Host>, Error> {
+        let desired = self.desired();
+        let fits = |found: &Arc<Host>| Ok::<_, Error>(any() || desired.usable()? == found.subnets);
+        if let Some(found) = self.host.read().await.as_ref()
+            && fits(found)?
         {
             return Ok(found.clone());
         }
-        let plan = bridge::Plan { store: self.store.clone(), boot_id: self.boot_id.clone(), desired, pods };
+        let mut host = self.host.write().await;
+        if let Some(found) = host.as_ref()
+            && fits(found)?
+        {
+            return Ok(found.clone());
+        }
+        let (store, boot_id, pods) = (self.store.clone(), self.boot_id.clone(), pods());
+        let plan = bridge::Plan { store, boot_id, desired, pods };
         let made = Arc::new(thread::blocking("bridge", move || bridge::ensure(&plan)).await?);
         *host = Some(made.clone());
         Ok(made)
     }
 
+    /// Whether it was made, and has not been found missing since.
+    pub(crate) async fn is_up(&self) -> bool {
+        self.host.read().await.is_some()
+    }
+
     /// Forgets the bridge if it or its table is not there any more (`nft flush ruleset`, a firewall's restart, somebody
     /// tidying up); whether that was so. The next call of [`Self::host`] makes them anew.
     pub(crate) async fn forget_missing(&self) -> bool {
-        let mut host = self.host.lock().await;
-        let Some(found) = host.clone() else { return false };
-        let name = self.name();
+        let Some(found) = self.host.read().await.clone() else { return false };
+        let (name, index) = (self.name(), found.index);
         let missing = thread::blocking("bridge", move || {
             let mut socket = pod::open_route()?;
             let link = link::find(&mut socket, &name).map_err(Error::netlink("look for the bridge"))?;
-            if link.is_none_or(|link| link.index != found.index) {
+            if link.is_none_or(|link| link.index != index) {
                 return Ok(true);
             }
             let mut socket = pod::open_netfilter()?;
@@ -114,17 +136,21 @@ impl Embedded {
         });
         let missing = missing.await.unwrap_or(false);
         if missing {
-            *host = None;
+            let mut host = self.host.write().await;
+            // Another may have made it anew meanwhile.
+            if host.as_ref().is_some_and(|host| host.index == index) {
+                *host = None;
+            }
         }
         missing
     }
 
     /// Whether the subnets are free, so that Status can say so before the first pod comes.
     pub(crate) async fn preflight(&self) -> Result<(), Error> {
-        if self.host.lock().await.is_some() {
+        if self.is_up().await {
             return Ok(());
         }
-        let desired = self.desired.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let desired = self.desired();
         let store = self.store.clone();
         thread::blocking("preflight", move || {
             let subnets = desired.usable()?;
@@ -145,24 +171,23 @@ impl Embedded {
         .await
     }
 
-    /// Gives the pod of `record` its network.
+    /// Gives the pod of `record` its network. What a failure leaves, [`Self::disconnect`] takes away.
     pub(crate) async fn connect(
         &self,
-        host: Arc<Host>,
         record: Record,
         netns: OwnedFd,
     ) -> Result<Vec<std::net::IpAddr>, Error> {
-        if let PodKind::Embedded { addresses, .. } = &record.network
-            && let Some(port) = bridge::unreachable_port(&record.ports, addresses)
-        {
+        if let Some(port) = bridge::unreachable_port(&record.ports, record.addresses()) {
             let reason = "the pod has no address of the host address's family";
             return Err(Error::BadPort { mapping: crate::state::describe(port), reason });
         }
         let (store, table) = (self.store.clone(), self.name());
+        let host = self.host.read().await;
+        let Some(found) = host.clone() else { return Err(Error::Missing { bridge: table }) };
         thread::one_shot("pod-network", move || {
             // On disk it is up from the start: whether RunPodSandbox came to its end is in the agent's own record.
             store.save(&Record { phase: Phase::Up, ..record.clone() })?;
-            pod::connect(&host, &table, &record, &netns).inspect_err(|_| drop(store.remove(&record.pod)))
+            pod::connect(&found, &table, &record, &netns)
         })
         .await
     }
@@ -170,6 +195,7 @@ impl Embedded {
     /// Takes back host ports, and with `remove` the link; whether a link is there afterwards.
     pub(crate) async fn disconnect(&self, record: Record, remove: bool) -> Result<bool, Error> {
         let table = self.name();
+        let _host = self.host.read().await;
         thread::blocking("pod-network", move || pod::disconnect(&table, &record, remove)).await
     }
 
@@ -178,26 +204,20 @@ impl Embedded {
         thread::one_shot("pod-network", move || pod::check(&host, &record, &netns)).await
     }
 
-    /// Links on the bridge that no record names: pod, addresses and name of each that says so in its alias.
-    pub(crate) async fn strays(
-        &self,
-        known_links: Vec<String>,
-    ) -> Result<Vec<(String, Option<(holdfast_model::PodId, Vec<std::net::IpAddr>)>)>, Error> {
+    /// Links on the bridge that no record names.
+    pub(crate) async fn strays(&self, known_links: Vec<String>) -> Result<Vec<Stray>, Error> {
         let (name, store) = (self.name(), self.store.clone());
         thread::blocking("pod-network", move || {
+            let Some(record) = store.load_bridge()? else { return Ok(Vec::new()) };
             let mut socket = pod::open_route()?;
             let links = link::list(&mut socket).map_err(Error::netlink("list links"))?;
-            let Some(record) = store.load_bridge()? else { return Ok(Vec::new()) };
             let bridge = links.iter().find(|link| link.name == name && link.address == record.mac);
             let Some(bridge) = bridge else { return Ok(Vec::new()) };
-            let strays = links
-                .iter()
-                .filter(|link| {
-                    link.master == bridge.index && link.kind == "veth" && link.name.starts_with("hf")
-                })
-                .filter(|link| !known_links.contains(&link.name))
-                .map(|link| (link.name.clone(), pod::parse_alias(&link.alias)));
-            Ok(strays.collect())
+            let is_stray = |link: &&link::Link| {
+                let ours = link.master == bridge.index && link.kind == "veth" && link.name.starts_with("hf");
+                ours && !known_links.contains(&link.name)
+            };
+            Ok(links.iter().filter(is_stray).map(pod::stray).collect())
         })
         .await
     }
@@ -209,7 +229,7 @@ impl Embedded {
 
     /// Removes bridge, table and their record.
     pub(crate) async fn remove(&self) -> Result<(), Error> {
-        let mut host = self.host.lock().await;
+        let mut host = self.host.write().await;
         *host = None;
         let store = self.store.clone();
         thread::blocking("bridge", move || bridge::remove(&store)).await

@@ -13,10 +13,11 @@ use crate::{
     Error,
     netlink::{
         Socket, addr, conntrack,
-        link::{self, Veth},
+        link::{self, Link, Veth},
         nft, route,
     },
     record::{PodKind, Record},
+    state::Stray,
     subnet::{Subnet, bytes},
     thread::enter,
 };
@@ -31,7 +32,7 @@ pub(crate) fn link_name(pod: &PodId) -> String {
     format!("hf{}", pod.short())
 }
 
-/// Makes the pod's network and returns the addresses that it has; on failure nothing of it is left.
+/// Makes the pod's network and returns the addresses that it has. Undoes nothing.
 ///
 /// Enters the pod's network namespace: the calling thread has to end afterwards.
 pub(super) fn connect(
@@ -52,12 +53,7 @@ pub(super) fn connect(
     };
     link::add_veth(&mut socket, &veth)
         .map_err(Error::netlink(format!("create the veth pair {name} and {IFNAME} in the pod")))?;
-    let made = finish(&mut socket, host, table, record, netns);
-    if made.is_err() {
-        // The socket is still that of the host's namespace. What the kernel refuses here recovery will find.
-        let _ = remove_link(&mut socket, name);
-    }
-    made
+    finish(&mut socket, host, table, record, netns)
 }
 
 fn finish(
@@ -117,21 +113,16 @@ fn add_address(socket: &mut Socket, link: u32, address: IpAddr, subnet: Subnet) 
         .map_err(Error::netlink(format!("add the route by way of {} in the pod", subnet.gateway())))
 }
 
-/// Takes back a pod's host ports; whether its link is still there.
+/// Takes back a pod's host ports, and with `remove` its link; whether that is still there.
 pub(super) fn disconnect(table: &str, record: &Record, remove: bool) -> Result<bool, Error> {
     let PodKind::Embedded { link: name, .. } = &record.network else { return Ok(false) };
-    let mut errors = Vec::new();
-    errors.extend(close_ports(table, record).err());
+    let closed = close_ports(table, record);
     let mut socket = open_route()?;
-    let present =
-        if remove { remove_link(&mut socket, name).map(|()| false) } else { is_present(&mut socket, name) };
-    match present {
-        Ok(present) => Error::collect(errors).map(|()| present),
-        Err(error) => {
-            errors.push(error);
-            Error::collect(errors).map(|()| true)
-        }
+    if remove {
+        remove_link(&mut socket, name)?;
     }
+    closed?;
+    is_present(&mut socket, name)
 }
 
 /// One by one, since one that is not there would undo a whole transaction.
@@ -212,8 +203,14 @@ pub(super) fn alias(pod: &PodId, addresses: &[IpAddr]) -> String {
     addresses.iter().fold(format!("holdfast {pod}"), |text, address| format!("{text} {address}"))
 }
 
+/// A link that no record names, and what its alias says.
+pub(super) fn stray(link: &Link) -> Stray {
+    let (pod, addresses) = parse_alias(&link.alias).unzip();
+    Stray { link: link.name.clone(), pod, addresses: addresses.unwrap_or_default() }
+}
+
 /// The pod and addresses of an alias.
-pub(super) fn parse_alias(text: &str) -> Option<(PodId, Vec<IpAddr>)> {
+fn parse_alias(text: &str) -> Option<(PodId, Vec<IpAddr>)> {
     let mut words = text.strip_prefix("holdfast ")?.split(' ');
     let pod = words.next()?.parse().ok()?;
     let addresses = words.map(str::parse).collect::<Result<Vec<IpAddr>, _>>().ok()?;

@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use holdfast_model::PodId;
 use tokio::io::unix::AsyncFd;
 
 use super::pod;
@@ -13,14 +14,19 @@ use crate::{Error, netlink::Socket, network::Inner, thread};
 
 /// How long a stopped pod's network namespace may live on before its link is taken away.
 pub(crate) const LINGER: Duration = Duration::from_secs(2);
-/// After a failure (descriptors exhausted, say) how long until the next try.
-const RETRY: Duration = Duration::from_secs(1);
+/// After a failure (descriptors exhausted, say) how long until the next try, and at most.
+const RETRY: Duration = Duration::from_millis(500);
+const LONGEST_RETRY: Duration = Duration::from_secs(10);
+/// A link that is overdue and does not go is not tried without pause.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs until no link is waited for.
 pub(crate) async fn run(inner: &std::sync::Arc<Inner>) {
+    let mut retry = RETRY;
     while let Err(error) = wait_for_all(inner).await {
-        tracing::warn!(error = holdfast_model::chain(&error), "waiting for links of stopped pods");
-        tokio::time::sleep(RETRY).await;
+        tracing::warn!(error = holdfast_model::chain(&error), ?retry, "waiting for links of stopped pods");
+        tokio::time::sleep(retry).await;
+        retry = (retry * 2).min(LONGEST_RETRY);
     }
 }
 
@@ -35,16 +41,19 @@ async fn wait_for_all(inner: &std::sync::Arc<Inner>) -> Result<(), Error> {
         if lingering.is_empty() {
             return Ok(());
         }
-        let gone = thread::blocking("reaper", move || Ok(look(lingering))).await?;
-        for pod in &gone {
-            inner.release(pod).await?;
+        for pod in thread::blocking("reaper", move || look(lingering)).await? {
+            // The record alone is left then, and goes as an owed DEL.
+            if let Err(error) = inner.release(&pod).await {
+                inner.owe_on(&pod, &error);
+            }
         }
         let Some(first) = inner.state().lingering().iter().map(|(_, _, since)| *since).min() else {
             return Ok(());
         };
-        // At least a little: a link that cannot be removed is not tried without pause.
-        let wait = (first + LINGER).saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
-        if let Ok(Ok(mut ready)) = tokio::time::timeout(wait, events.readable_mut()).await {
+        let left = (first + LINGER).saturating_duration_since(Instant::now());
+        let wait = if left.is_zero() { PAUSE } else { left };
+        if let Ok(ready) = tokio::time::timeout(wait, events.readable_mut()).await {
+            let mut ready = ready.map_err(Error::io("listen for links"))?;
             ready.get_inner_mut().drain();
             ready.clear_ready();
         }
@@ -52,8 +61,8 @@ async fn wait_for_all(inner: &std::sync::Arc<Inner>) -> Result<(), Error> {
 }
 
 /// Which of the links are gone; the overdue ones are made to go.
-fn look(lingering: Vec<(holdfast_model::PodId, String, Instant)>) -> Vec<holdfast_model::PodId> {
-    let Ok(mut socket) = pod::open_route() else { return Vec::new() };
+fn look(lingering: Vec<(PodId, String, Instant)>) -> Result<Vec<PodId>, Error> {
+    let mut socket = pod::open_route()?;
     let mut gone = Vec::new();
     for (pod, link, since) in lingering {
         let result = if since.elapsed() >= LINGER {
@@ -69,5 +78,5 @@ fn look(lingering: Vec<(holdfast_model::PodId, String, Instant)>) -> Vec<holdfas
             }
         }
     }
-    gone
+    Ok(gone)
 }

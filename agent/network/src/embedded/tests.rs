@@ -325,7 +325,8 @@ fn two_agents_side_by_side() {
         let other = second.add(request("b", &b)).await.unwrap();
         assert_eq!(other.ips[0], ip("10.78.0.2"));
         assert_eq!(inside(&b, eth0).mtu, 1300);
-        second.recover(&HashSet::new()).await.unwrap();
+        second.recover(&HashSet::new()).await;
+        eventually("the end of the unknown pod", || record_count(two.path()) == 0).await;
         assert!(has_link(&link_name(&pod)));
         assert_eq!(elements("hftest0"), 2);
         assert!(second.remove_unused().await.unwrap());
@@ -364,10 +365,10 @@ fn a_new_agent_takes_over() {
         let network = Network::start(config(dir.path())).await.unwrap();
         assert!(network.status().ready, "{:?}", network.status());
         assert_eq!(network.get(&kept), Some(made.clone()));
-        network.recover(&HashSet::from([kept.clone(), stopped_pod.clone()])).await.unwrap();
-        assert!(!has_link(&link_name(&lost_pod)), "a pod that nobody knows is gone at once");
-        assert!(network.get(&lost_pod).is_none());
+        network.recover(&HashSet::from([kept.clone(), stopped_pod.clone()])).await;
         assert_eq!(network.get(&stopped_pod).unwrap().ips[0], ip("10.79.0.4"));
+        gone_link(&lost_pod).await;
+        eventually("the end of DEL", || network.inner.state().get(&lost_pod).is_none()).await;
         assert_eq!(elements("hftest0"), 2, "the table is there again, with the known pod's ports");
         let server = Server::start(&a, socket(made.ips[0], 80));
         assert_eq!(inside(&world, || ask(socket(ip(HOST4), 8080))).unwrap(), ip(WORLD4));
@@ -381,6 +382,59 @@ fn a_new_agent_takes_over() {
             Network::start(NetworkConfig { boot_id: "boot-2".into(), ..config(dir.path()) }).await.unwrap();
         assert_eq!(network.get(&kept), None);
         assert_eq!(record_count(dir.path()), 0);
+    });
+}
+
+/// The agent died between the record of DEL and its end: nothing but the record says that host ports are still open.
+#[test]
+fn a_del_that_was_cut_off_is_finished() {
+    on_own_host(|| async {
+        let dir = tempfile::tempdir().unwrap();
+        let network = Network::start(config(dir.path())).await.unwrap();
+        let a = netns();
+        let mut wanted = request("a", &a);
+        wanted.port_mappings = vec![mapping("", 8080, 80)];
+        let pod = wanted.pod.clone();
+        network.add(wanted).await.unwrap();
+        drop(network);
+        let path = dir.path().join(format!("network/pods/{pod}.json"));
+        let record = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, record.replace(r#""phase":"up""#, r#""phase":"deleting""#)).unwrap();
+        drop(a);
+        let network = Network::start(config(dir.path())).await.unwrap();
+        gone(&network, dir.path(), &pod).await;
+        assert_eq!(elements("hftest0"), 0);
+    });
+}
+
+/// What a link without a record has is nobody else's, also before it is known which pods there are.
+#[test]
+fn addresses_of_lost_records_are_not_given_away() {
+    on_own_host(|| async {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config(dir.path());
+        config.embedded.subnets = vec!["10.79.0.0/29".into()];
+        let network = Network::start(config.clone()).await.unwrap();
+        let held: Vec<OwnedFd> = (0..2).map(|_| netns()).collect();
+        let mut pods = Vec::new();
+        for netns in &held {
+            let wanted = request("a", netns);
+            pods.push(wanted.pod.clone());
+            network.add(wanted).await.unwrap();
+        }
+        drop(network);
+        for pod in &pods {
+            std::fs::write(dir.path().join(format!("network/pods/{pod}.json")), "").unwrap();
+        }
+        let network = Network::start(config).await.unwrap();
+        assert!(!network.remove_unused().await.unwrap(), "its links are in use");
+        let b = netns();
+        assert_eq!(network.add(request("b", &b)).await.unwrap().ips, [ip("10.79.0.4")]);
+        network.recover(&HashSet::from([pods[0].clone()])).await;
+        assert_eq!(network.get(&pods[0]).unwrap().ips, [ip("10.79.0.2")]);
+        gone_link(&pods[1]).await;
+        eventually("the address's freedom", || network.inner.state().get(&pods[1]).is_none()).await;
+        assert!(has_link(&link_name(&pods[0])));
     });
 }
 

@@ -36,6 +36,7 @@ pub(crate) fn add(socket: &mut Socket, link: u32, address: IpAddr, prefix: u8) -
     body[4..8].copy_from_slice(&link.to_ne_bytes());
     let octets = bytes(address);
     socket.request(
+        "network.address.add",
         Message::new(RTM_NEWADDR, CREATE_REPLACE, &body).attr(IFA_LOCAL, &octets).attr(IFA_ADDRESS, &octets),
     )
 }

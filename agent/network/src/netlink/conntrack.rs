@@ -33,7 +33,7 @@ pub(crate) fn forget_udp(socket: &mut Socket, ports: &[u16]) -> Result<usize, Ne
         if let Some(zone) = attr(rest, ZONE) {
             delete = delete.attr(ZONE, zone);
         }
-        match socket.request(delete) {
+        match socket.request("network.conntrack.forget", delete) {
             Ok(()) => count += 1,
             // Timed out by itself meanwhile.
             Err(error) if error.is_absent() => {}

@@ -81,6 +81,7 @@ fn ifinfo(index: u32, flags: u32) -> [u8; IFINFO] {
 /// Makes a bridge that is up. Its address is given, since a bridge without one takes its ports' in turn.
 pub(crate) fn add_bridge(socket: &mut Socket, name: &str, address: [u8; 6], mtu: u32) -> Result<()> {
     socket.request(
+        "network.bridge.create",
         Message::new(RTM_NEWLINK, CREATE_EXCLUSIVE, &ifinfo(0, IFF_UP))
             .text(IFLA_IFNAME, name)
             .attr(IFLA_ADDRESS, &address)
@@ -93,6 +94,7 @@ pub(crate) fn add_bridge(socket: &mut Socket, name: &str, address: [u8; 6], mtu:
 /// up yet: the kernel configures it before the two know of each other (ENOTCONN).
 pub(crate) fn add_veth(socket: &mut Socket, veth: &Veth<'_>) -> Result<()> {
     socket.request(
+        "network.veth.create",
         Message::new(RTM_NEWLINK, CREATE_EXCLUSIVE, &ifinfo(0, IFF_UP))
             .text(IFLA_IFNAME, veth.name)
             .u32(IFLA_MTU, veth.mtu)
@@ -114,23 +116,23 @@ pub(crate) fn add_veth(socket: &mut Socket, veth: &Veth<'_>) -> Result<()> {
 /// Sets a port's alias, and lets the bridge send a frame back to where it came from: with br_netfilter a pod that
 /// reaches itself through a service or host port needs it.
 pub(crate) fn set_port(socket: &mut Socket, index: u32, alias: &str) -> Result<()> {
-    socket.request(Message::new(RTM_NEWLINK, 0, &ifinfo(index, 0)).attr(IFLA_IFALIAS, alias.as_bytes()).nest(
-        IFLA_LINKINFO,
-        |info| {
-            info.text(IFLA_INFO_SLAVE_KIND, "bridge")
-                .nest(IFLA_INFO_SLAVE_DATA, |data| data.attr(IFLA_BRPORT_MODE, &[1]))
-        },
-    ))
+    let message = Message::new(RTM_NEWLINK, 0, &ifinfo(index, 0)).attr(IFLA_IFALIAS, alias.as_bytes());
+    let message = message.nest(IFLA_LINKINFO, |info| {
+        info.text(IFLA_INFO_SLAVE_KIND, "bridge")
+            .nest(IFLA_INFO_SLAVE_DATA, |data| data.attr(IFLA_BRPORT_MODE, &[1]))
+    });
+    socket.request("network.veth.alias", message)
 }
 
 /// Makes a link a port of a bridge.
 pub(crate) fn set_master(socket: &mut Socket, index: u32, bridge: u32) -> Result<()> {
-    socket.request(Message::new(RTM_NEWLINK, 0, &ifinfo(index, 0)).u32(IFLA_MASTER, bridge))
+    let message = Message::new(RTM_NEWLINK, 0, &ifinfo(index, 0)).u32(IFLA_MASTER, bridge);
+    socket.request("network.link.master", message)
 }
 
 /// Sets a link up.
 pub(crate) fn set_up(socket: &mut Socket, index: u32) -> Result<()> {
-    socket.request(Message::new(RTM_NEWLINK, 0, &ifinfo(index, IFF_UP)))
+    socket.request("network.link.up", Message::new(RTM_NEWLINK, 0, &ifinfo(index, IFF_UP)))
 }
 
 /// Sets a link down.
@@ -138,12 +140,12 @@ pub(crate) fn set_up(socket: &mut Socket, index: u32) -> Result<()> {
 pub(crate) fn set_down(socket: &mut Socket, index: u32) -> Result<()> {
     let mut body = ifinfo(index, 0);
     body[12..16].copy_from_slice(&IFF_UP.to_ne_bytes());
-    socket.request(Message::new(RTM_NEWLINK, 0, &body))
+    socket.request("network.link.down", Message::new(RTM_NEWLINK, 0, &body))
 }
 
 /// Removes a link; takes 10 to 30 ms, since the kernel waits for RCU under RTNL.
 pub(crate) fn remove(socket: &mut Socket, index: u32) -> Result<()> {
-    socket.request(Message::new(RTM_DELLINK, 0, &ifinfo(index, 0)))
+    socket.request("network.link.remove", Message::new(RTM_DELLINK, 0, &ifinfo(index, 0)))
 }
 
 /// The link of this name, if there is one.

@@ -25,7 +25,6 @@ const GETSETELEM: u16 = SUBSYSTEM | 0xd;
 const DELSETELEM: u16 = SUBSYSTEM | 0xe;
 
 const CREATE: u16 = 0x400;
-const EXCLUSIVE: u16 = 0x200;
 const APPEND: u16 = 0x800;
 
 /// `struct nfgenmsg` with family inet.
@@ -135,9 +134,9 @@ pub(crate) struct Element {
     pub(crate) value: Vec<u8>,
 }
 
-/// Adds an element; fails with EEXIST if the key is there with another value.
+/// Adds an element; success if it is there already, EEXIST if its key is there with another value.
 pub(crate) fn add_element(table: &str, element: &Element) -> Message {
-    elements(NEWSETELEM, CREATE | EXCLUSIVE, table, element)
+    elements(NEWSETELEM, CREATE, table, element)
 }
 
 /// Takes an element out; the kernel says ENOENT if it is not there.

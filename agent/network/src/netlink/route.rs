@@ -34,6 +34,7 @@ pub(crate) struct Route {
 pub(crate) fn add_default(socket: &mut Socket, link: u32, gateway: IpAddr) -> Result<()> {
     let body = [family(gateway), 0, 0, 0, TABLE_MAIN, PROTOCOL_STATIC, 0, UNICAST, 0, 0, 0, 0];
     socket.request(
+        "network.route.add",
         Message::new(RTM_NEWROUTE, CREATE_REPLACE, &body)
             .attr(RTA_GATEWAY, &bytes(gateway))
             .u32(RTA_OIF, link),

@@ -111,8 +111,9 @@ impl Socket {
         Ok(Self { fd, sequence: 0, buffer: vec![0; RECEIVE] })
     }
 
-    /// Sends a request and waits for its acknowledgement.
-    pub(crate) fn request(&mut self, message: Message) -> Result<()> {
+    /// Sends a request and waits for its acknowledgement. `effect` is its failpoint.
+    pub(crate) fn request(&mut self, effect: &'static str, message: Message) -> Result<()> {
+        failpoint(effect)?;
         let sequence = self.next();
         self.send(&message.flags(REQUEST | ACK).finish(sequence))?;
         self.read(sequence, |_, _| ())
@@ -150,6 +151,7 @@ impl Socket {
         const BATCH_BEGIN: u16 = 16;
         const BATCH_END: u16 = 17;
         const NFTABLES: [u8; 4] = [0, 0, 0, 10];
+        failpoint("network.nftables.commit")?;
         let begin = self.next();
         let mut bytes = Message::new(BATCH_BEGIN, REQUEST, &NFTABLES).finish(begin);
         let last = batch.len().saturating_sub(1);
@@ -236,6 +238,11 @@ impl AsRawFd for Socket {
     fn as_raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
     }
+}
+
+fn failpoint(effect: &'static str) -> Result<()> {
+    holdfast_sys::failpoint::at(effect)
+        .map_err(|error| NetlinkError::Errno(Errno::from_io_error(&error).unwrap_or(Errno::IO)))
 }
 
 /// The errno at the start of NLMSG_ERROR and NLMSG_DONE; 0 is the acknowledgement.

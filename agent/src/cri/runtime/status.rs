@@ -22,7 +22,11 @@ pub fn status(runtime: &Runtime, request: v1::StatusRequest) -> v1::StatusRespon
     let features = &runtime.host().features;
     let handlers = runtime.handlers();
     let info = if request.verbose {
-        [("config".to_owned(), config_info(runtime, &handlers))].into()
+        [
+            ("config".to_owned(), config_info(runtime, &handlers)),
+            ("network".to_owned(), network_info(runtime)),
+        ]
+        .into()
     } else {
         Map::new()
     };
@@ -70,6 +74,22 @@ fn config_info(runtime: &Runtime, handlers: &[HandlerView]) -> String {
         "cgroupMode": format!("{:?}", runtime.cgroups().mode()).to_lowercase(),
     })
     .to_string()
+}
+
+/// Networks of removed pods that could not be taken back yet.
+fn network_info(runtime: &Runtime) -> String {
+    let owed = runtime.network().owed().into_iter().map(|owed| {
+        json!({
+            "podSandboxId": owed.pod,
+            "name": owed.name,
+            "namespace": owed.namespace,
+            "since": owed.since_s,
+            "tries": owed.tries,
+            "error": owed.error,
+            "hostPorts": owed.host_ports,
+        })
+    });
+    json!({ "owedDels": owed.collect::<Vec<_>>() }).to_string()
 }
 
 pub fn runtime_config(runtime: &Runtime) -> v1::RuntimeConfigResponse {

@@ -25,6 +25,7 @@ mod limits;
 mod mounts;
 mod namespaces;
 mod network;
+mod owed;
 mod pods;
 mod resources;
 mod restart;

@@ -86,11 +86,18 @@ impl Network {
         let boot = boot_id.clone();
         let (store, loaded) = thread::blocking("network", move || load(&state_dir, durable, &boot)).await?;
         let embedded = Embedded::new(&embedded, store.clone(), boot_id.clone())?;
+        let cni = Cni::new(cni, netns_dir, limits.plugin);
+        let torn = loaded.torn.clone();
         let mut state = State::default();
         state.load(loaded);
-        state.set_strays(embedded.strays(state.links()).await?);
+        let strays = embedded.strays(state.links()).await?;
+        // A link says whose it was; of others the plugins know.
+        let lost = torn.into_iter().filter(|pod| strays.iter().all(|stray| stray.pod.as_ref() != Some(pod)));
+        let stand_ins = lost.filter_map(|pod| cni.stand_in(pod, &boot_id)).collect();
+        state.load(Loaded { records: stand_ins, ..Loaded::default() });
+        state.set_strays(strays);
         let inner = Arc::new(Inner {
-            cni: Cni::new(cni, netns_dir, limits.plugin),
+            cni,
             embedded,
             boot_id,
             store,

@@ -40,13 +40,16 @@ impl Inner {
 
     async fn settle_stray(self: &Arc<Self>, stray: Stray, known: &HashSet<PodId>) {
         let Stray { link, pod, addresses } = stray;
-        match pod.filter(|pod| self.state().get(pod).is_none()) {
-            Some(pod) => {
+        match pod {
+            Some(pod) if self.state().get(&pod).is_none() => {
                 let network = PodKind::Embedded { link, addresses };
                 let record = Record::new(&self.boot_id, pod, Vec::new(), network);
                 self.adopt(record, known).await;
             }
-            None => self.remove_later(link),
+            Some(pod) if known.contains(&pod) => {
+                tracing::warn!(pod_sandbox_id = %pod, link, "link that the pod's record does not name: it is left alone");
+            }
+            _ => self.remove_later(link),
         }
     }
 

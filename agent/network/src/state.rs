@@ -489,7 +489,7 @@ mod tests {
             link: Some("hfx".into()),
         };
         let mut state = State::default();
-        state.load(Loaded { records: vec![deleting], newer: vec![newer] });
+        state.load(Loaded { records: vec![deleting], newer: vec![newer], torn: Vec::new() });
         let stray = Stray { link: "hfy".into(), pod: None, addresses: vec!["10.0.0.4".parse().unwrap()] };
         state.set_strays(vec![stray.clone()]);
         let subnet: Subnet = "10.0.0.0/24".parse().unwrap();

@@ -2,8 +2,7 @@
 //!
 //! SIGKILL cannot tear them, and they are durable soon after they were written (`holdfast_record`). A power cut before that may leave
 //! one empty or torn; then it is set aside and the rest goes on, since all that it named in the kernel is gone with the
-//! boot. CNI plugins keep leases of their own on disk; for those the loss of the record is a lost address at worst, and
-//! never a node that does not start.
+//! boot. CNI plugins keep leases of their own on disk; for those DEL is run with the configuration of now.
 //!
 //! A newer program's record stays where it is, for that program. A record that cannot be read for an I/O error fails the
 //! start: what it holds would be given to somebody else.
@@ -36,6 +35,8 @@ pub(crate) struct Store {
 pub(crate) struct Loaded {
     pub(crate) records: Vec<Record>,
     pub(crate) newer: Vec<Newer>,
+    /// Pods whose records were torn.
+    pub(crate) torn: Vec<PodId>,
 }
 
 /// What a file holds.
@@ -85,7 +86,11 @@ impl Store {
                 );
                 loaded.newer.push(Newer::read(&pod, &record, boot_id));
             }
-            Content::Torn(reason) => self.set_aside(path, &reason, bytes.len()),
+            Content::Torn(reason) => {
+                self.set_aside(path, &reason, bytes.len());
+                let pod = path.file_stem().and_then(|name| name.to_str()?.parse().ok());
+                loaded.torn.extend(pod);
+            }
         }
         Ok(())
     }
@@ -226,6 +231,7 @@ mod tests {
             fs::write(&path, &bytes[..length]).unwrap();
             let loaded = store.load(BOOT).unwrap();
             assert!(loaded.records.is_empty() && loaded.newer.is_empty(), "{length}");
+            assert_eq!(loaded.torn, std::slice::from_ref(&record.pod));
             assert!(!path.exists());
             assert_eq!(
                 fs::read(dir.path().join("aside").join(path.file_name().unwrap())).unwrap(),

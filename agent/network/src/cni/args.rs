@@ -1,11 +1,17 @@
 //! What the runtime tells plugins of a pod: CNI_ARGS and the capability arguments (CNI conventions).
 
+use holdfast_model::PodId;
 use serde_json::{Map, Value, json};
 
 use crate::{AddRequest, Error, record::HostPort};
 
 /// The burst that containerd gives: as good as none.
 const BURST: u64 = u32::MAX as u64;
+
+/// CNI_ARGS of a pod of which nothing else is known.
+pub(super) fn of_lost(pod: &PodId) -> String {
+    format!("IgnoreUnknown=1;K8S_POD_INFRA_CONTAINER_ID={pod}")
+}
 
 /// CNI_ARGS as every Kubernetes runtime gives them.
 pub(super) fn cni_args(request: &AddRequest) -> Result<String, Error> {

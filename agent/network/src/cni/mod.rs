@@ -33,7 +33,7 @@ use crate::{
     AddRequest, CniConfig, Error, NetworkStatus,
     embedded::pod::IFNAME,
     netlink::{Socket, link},
-    record::{CniRecord, HostPort, Record},
+    record::{CniRecord, HostPort, PodKind, Record},
     thread,
 };
 
@@ -116,6 +116,22 @@ impl Cni {
             netns: pin::path(&self.netns_dir, &request.pod),
             result: None,
         })
+    }
+
+    /// A record in the place of one that was torn, for DEL alone: with the configuration of now, and of this boot if the
+    /// namespace is still pinned. `None`: CNI is not configured.
+    pub(crate) fn stand_in(&self, pod: PodId, boot_id: &str) -> Option<Record> {
+        let list = self.list().ok()??;
+        let cni = CniRecord {
+            conf: list.raw.clone(),
+            file: list.file.clone(),
+            args: args::of_lost(&pod),
+            capability_args: serde_json::Map::new(),
+            netns: pin::path(&self.netns_dir, &pod),
+            result: None,
+        };
+        let boot_id = if pin::is_pinned(&cni.netns) { boot_id } else { "" };
+        Some(Record::new(boot_id, pod, Vec::new(), PodKind::Cni(Box::new(cni))))
     }
 
     /// Pins the namespace, sets loopback up and runs the chain; the result, which has an address of the pod. Undoes

@@ -583,6 +583,38 @@ fn after_a_reboot_del_has_no_namespace() {
     });
 }
 
+/// The plugins' leases are on disk, and what they were asked for is lost: the id is enough to give them back.
+#[test]
+fn of_a_torn_record_the_id_is_taken_back() {
+    on_own_host(|| async {
+        let fake = Fake::new();
+        let network = fake.start().await;
+        let (living, gone) = (request("living", &netns()), request("gone", &netns()));
+        let pods = [living.pod.clone(), gone.pod.clone()];
+        for wanted in [living, gone] {
+            network.add(wanted).await.unwrap();
+        }
+        drop(network);
+        fake.calls();
+        for pod in &pods {
+            fs::write(fake.path(&format!("network/pods/{pod}.json")), "").unwrap();
+        }
+        on_host(|| nix::mount::umount(&fake.pin(&pods[1])).unwrap());
+        let network = fake.start().await;
+        network.recover(&HashSet::from(pods.clone())).await;
+        // After a reboot there is no pin: as with any pod of another boot.
+        eventually("the end of one", || !fake.pin(&pods[1]).exists() && network.owed().is_empty()).await;
+        let log = fake.read("log");
+        assert!(log.contains(&format!("DEL one {} eth0 - IgnoreUnknown=1;", pods[1])), "{log}");
+        assert_eq!(fake.calls(), ["DEL two", "DEL one"], "one that may live is left alone");
+        network.del(&pods[0], None).await.unwrap();
+        assert_eq!(fake.calls(), ["DEL two", "DEL one"]);
+        for pod in &pods {
+            fake.assert_nothing_left(pod);
+        }
+    });
+}
+
 #[test]
 fn an_add_that_was_cut_off_is_taken_back() {
     on_own_host(|| async {

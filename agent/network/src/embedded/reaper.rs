@@ -32,7 +32,9 @@ pub(crate) async fn run(inner: &std::sync::Arc<Inner>) {
 
 async fn wait_for_all(inner: &std::sync::Arc<Inner>) -> Result<(), Error> {
     // Listening begins before the first look, so that no end is missed.
-    let socket = Socket::link_events().map_err(Error::netlink("listen for links"))?;
+    let socket =
+        thread::blocking("reaper", || Socket::link_events().map_err(Error::netlink("listen for links")));
+    let socket = socket.await?;
     #[expect(deprecated, reason = "register is unsafe; the socket owns the one descriptor that it shows")]
     let events = AsyncFd::new(socket);
     let mut events = events.map_err(Error::io("listen for links"))?;

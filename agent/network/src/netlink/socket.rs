@@ -100,6 +100,7 @@ impl Socket {
     /// NETLINK_ROUTE that hears of links which come and go; non-blocking, for a reactor.
     pub(crate) fn link_events() -> Result<Self> {
         const RTMGRP_LINK: u32 = 1;
+        failpoint("network.links.listen")?;
         Self::open(None, RTMGRP_LINK, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
     }
 

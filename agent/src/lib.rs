@@ -12,4 +12,3 @@ pub mod manifest;
 pub mod runtime;
 pub mod serve;
 pub mod standalone;
-mod tree;

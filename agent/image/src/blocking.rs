@@ -21,6 +21,11 @@ pub(crate) async fn blocking<T: Send + 'static>(
     }
 }
 
+/// A place at which tests make the store fail or end, see `holdfast_sys::failpoint`. Blocking code only: it may stall.
+pub(crate) fn failpoint(name: &'static str) -> Result<(), Error> {
+    holdfast_sys::failpoint::at(name).map_err(|source| Error::io(name, source))
+}
+
 /// The disk takes too long.
 pub(crate) fn stalled(object: &str, stage: &str) -> Error {
     Error::Stalled { object: object.to_owned(), stage: stage.to_owned(), timeout: DISK_LIMIT }

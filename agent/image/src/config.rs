@@ -1,5 +1,6 @@
 //! What the caller gives to the store and what it hears back.
 
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,6 +16,15 @@ pub struct StoreConfig {
     pub max_parallel_downloads: usize,
     /// A registry that sends nothing for so long is given up.
     pub progress_timeout: Duration,
+}
+
+/// Which images containers hold, by the containers' records: what the store has to be told before it removes anything.
+#[derive(Debug, Clone, Default)]
+pub struct Holders {
+    /// Ids of images, by the id of the container.
+    pub images: HashMap<String, Vec<String>>,
+    /// Containers of which nobody knows what they hold. As long as there is one, no layer is removed.
+    pub unknown: HashSet<String>,
 }
 
 /// How far a pull is; given to the caller's function now and then.

@@ -140,14 +140,11 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// The record store failed.
-    #[error("image records: {operation}")]
-    Records {
-        /// What was done.
-        operation: String,
-        /// Cause.
-        #[source]
-        source: Box<redb::Error>,
+    /// Another process has the store.
+    #[error("image store {path:?} is in use by another process")]
+    InUse {
+        /// Its directory.
+        path: std::path::PathBuf,
     },
     /// Several hosts serve the registry, and all of them failed.
     #[error("{worst} (other hosts that were asked: {others})")]
@@ -189,7 +186,7 @@ pub enum ErrorKind {
     Config,
     /// The caller went away.
     Cancelled,
-    /// A system call or the record store failed.
+    /// A system call failed.
     Io,
 }
 
@@ -209,8 +206,8 @@ impl Error {
             Self::Corrupt { .. } => ErrorKind::Corrupt,
             Self::Config { .. } => ErrorKind::Config,
             Self::Cancelled { .. } => ErrorKind::Cancelled,
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => ErrorKind::TooLarge,
-            Self::Io { .. } | Self::Records { .. } => ErrorKind::Io,
+            Self::Io { source, .. } if is_full(source) => ErrorKind::TooLarge,
+            Self::Io { .. } | Self::InUse { .. } => ErrorKind::Io,
             Self::Hosts { worst, .. } => worst.kind(),
             Self::Shared(error) => error.kind(),
         }
@@ -218,10 +215,6 @@ impl Error {
 
     pub(crate) fn io(operation: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Self::Io { operation: operation.into(), source: source.into() }
-    }
-
-    pub(crate) fn records(operation: impl Into<String>, source: impl Into<redb::Error>) -> Self {
-        Self::Records { operation: operation.into(), source: Box::new(source.into()) }
     }
 
     /// What a parser says, cut: it may quote what it has read.
@@ -236,6 +229,11 @@ impl Error {
     pub(crate) fn unsupported(object: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Unsupported { object: object.into(), reason: reason.into() }
     }
+}
+
+/// Whether there is no room on the disk, or none that may be used.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Text of a stranger, fit for a message: escaped and cut.

@@ -19,21 +19,19 @@ mod store;
 mod task;
 mod unpack;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use holdfast_model::{Credentials, Image};
 
-pub use config::{ImportSource, Progress, StoreConfig, Usage};
+pub use config::{Holders, ImportSource, Progress, StoreConfig, Usage};
 pub use error::{Error, ErrorKind};
 pub use names::{Names, names};
 
 use crate::blocking::blocking;
-use crate::digest::Digest;
 use crate::pull::Puller;
 use crate::reference::{Reference, Target};
 use crate::registry::Registries;
-use crate::store::Catalog;
+use crate::store::{Catalog, id_of};
 
 /// Called with the state of a pull; must not block.
 pub type ProgressFn = Arc<dyn Fn(Progress) + Send + Sync>;
@@ -46,12 +44,13 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store, or makes it. What an interrupted pull has left is removed; an image of which something is missing
-    /// is dropped with a warning, and its next pull fetches just that. Records that cannot be read are set aside.
-    pub async fn open(config: StoreConfig) -> Result<Self, Error> {
+    /// Opens the store, or makes it. What an interrupted pull has left is removed, unless one of the `holders` may use it; an
+    /// image of which something is missing is dropped with a warning, and its next pull fetches just that. Records that
+    /// cannot be read are left alone.
+    pub async fn open(config: StoreConfig, holders: Holders) -> Result<Self, Error> {
         let object = format!("image store {}", config.root.display());
         let root = config.root;
-        let catalog = blocking(&object, "its records", move || store::open(&root)).await?;
+        let catalog = blocking(&object, "its records", move || store::open(&root, holders)).await?;
         let registries = Registries::new(config.registry_config_dir, config.progress_timeout);
         let puller = Puller::new(Arc::clone(&catalog), registries, config.max_parallel_downloads);
         Ok(Self { catalog, puller: Arc::new(puller) })
@@ -134,44 +133,26 @@ impl Store {
         .await
     }
 
-    /// Keeps the layers of an image until `owner` releases them; durable. An owner may hold several images.
-    pub async fn lease(&self, image_id: &str, owner: &str) -> Result<Arc<Image>, Error> {
-        let (name, owner) = (image_id.to_owned(), owner.to_owned());
-        self.edit(&format!("image {name}"), move |catalog| {
-            let (image, _) = catalog.edit(|model, snapshot| {
-                let image = snapshot.find(&name)?.ok_or(Error::NoSuchImage { name })?;
-                model.leases.insert((owner, id_of(&image)?));
-                Ok(image)
-            })?;
-            Ok(image)
-        })
-        .await
+    /// Keeps the layers of an image until `owner` releases them. An owner may hold several images. In memory, and so at
+    /// once: whoever opens the store the next time has to say who holds what.
+    pub fn lease(&self, image_id: &str, owner: &str) -> Result<Arc<Image>, Error> {
+        self.catalog.lease(image_id, owner)
     }
 
-    /// Ends all leases of an owner; success if it has none.
-    pub async fn release(&self, owner: &str) -> Result<(), Error> {
-        let owner = owner.to_owned();
-        self.edit(&format!("leases of {owner}"), move |catalog| {
-            catalog.edit(|model, _| {
-                model.leases.retain(|(known, _)| *known != owner);
-                Ok(())
-            })?;
-            Ok(())
-        })
-        .await
-    }
-
-    /// Ends the leases of all owners but these.
-    pub async fn retain_leases(&self, owners: &HashSet<String>) -> Result<(), Error> {
-        let owners = owners.clone();
-        self.edit("leases", move |catalog| {
-            catalog.edit(|model, _| {
-                model.leases.retain(|(owner, _)| owners.contains(owner));
-                Ok(())
-            })?;
-            Ok(())
-        })
-        .await
+    /// Ends all leases of an owner. What was kept for them alone is removed in the background; on a tokio runtime.
+    pub fn release(&self, owner: &str) {
+        if !self.catalog.release(owner) {
+            return;
+        }
+        let catalog = Arc::clone(&self.catalog);
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = catalog.settle() {
+                tracing::warn!(
+                    error = holdfast_model::chain(&error),
+                    "an image that is no longer used stays until the next change"
+                );
+            }
+        });
     }
 
     /// What all layers and blobs take, by their records.
@@ -188,10 +169,6 @@ impl Store {
         let catalog = Arc::clone(&self.catalog);
         blocking(object, "the disk, which takes the records", move || work(&catalog)).await
     }
-}
-
-fn id_of(image: &Image) -> Result<Digest, Error> {
-    image.id.parse().map_err(|reason: String| Error::corrupt(format!("image id {:?}", image.id), reason))
 }
 
 /// A reference that is not by digest: the digest of an image is not the user's to choose.

@@ -3,7 +3,6 @@
 use std::{fs, path::Path};
 
 use super::Error;
-use crate::tree;
 
 /// Runs `work` on the blocking pool. The program aborts on panic, so a lost task means that the pool is shutting
 /// down; the answer then never matters.
@@ -26,7 +25,11 @@ pub fn make_dir(path: &Path, mode: u32) -> Result<(), Error> {
 
 /// Removes a tree; not being there is success. Symbolic links are removed, never followed.
 pub fn remove_tree(path: &Path) -> Result<(), Error> {
-    tree::remove(path).map_err(|source| Error::Io { operation: "remove", path: path.to_owned(), source })
+    holdfast_tree::remove(path).map_err(|source| Error::Io {
+        operation: "remove",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Nanoseconds since the epoch.

@@ -286,7 +286,7 @@ impl Runtime {
         })
         .await?;
         let images = std::iter::once(&plan.record.image_id).chain(&plan.record.volume_images);
-        self.lease_images(id, images.map(String::as_str)).await?;
+        self.lease_images(id, images.map(String::as_str))?;
         let systemd = self.cgroups.driver() == holdfast_cgroup::Driver::Systemd;
         let entry = if systemd {
             Entry::default()
@@ -491,17 +491,16 @@ impl Runtime {
         if let Err(source) = self.cgroups.remove(&record.cgroup).await {
             errors.push(Error::Cgroup { operation: "remove container", source });
         }
-        if let Err(source) = self.images.release(container.id.as_str()).await {
-            let operation = format!("give back the image of container {}", container.id);
-            errors.push(Error::Image { operation, source });
-        }
         let run_dir = self.run_dir(&container.id);
         if let Err(error) = blocking(move || remove_tree(&run_dir)).await {
             errors.push(error);
         }
         teardown(format!("container {}", container.id), errors)?;
         let dir = container.dir.clone();
-        blocking(move || remove_tree(&dir)).await
+        blocking(move || remove_tree(&dir)).await?;
+        // As long as there is a record, a restart takes the images for used.
+        self.images.release(container.id.as_str());
+        Ok(())
     }
 }
 

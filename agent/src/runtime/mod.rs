@@ -23,6 +23,7 @@ mod handlers;
 mod hooks;
 mod kept;
 mod kinds;
+mod leases;
 mod levels;
 mod linkage;
 mod lock;

@@ -65,7 +65,7 @@ impl Runtime {
         }
         while adopting.join_next().await.is_some() {}
         self.finish_removals().await;
-        self.settle_stores().await?;
+        self.settle_stores().await;
         self.check_networks();
         Ok(())
     }
@@ -241,18 +241,13 @@ impl Runtime {
         }
     }
 
-    async fn settle_stores(&self) -> Result<(), Error> {
+    async fn settle_stores(&self) {
         let owners: HashSet<String> =
             self.all_containers().iter().map(|container| container.id.to_string()).collect();
-        self.images
-            .retain_leases(&owners)
-            .await
-            .map_err(|source| Error::Image { operation: "settle leases of images".to_owned(), source })?;
         let known: HashSet<_> = self.all_pods().iter().map(|pod| pod.id.clone()).collect();
         self.network.recover(&known).await;
         let (state, containers) = (self.config.state.join("containers"), owners);
         blocking(move || remove_unknown(&state, &containers)).await;
-        Ok(())
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
     Inner, Runtime,
     blocking::{blocking, make_dir},
     handlers::Handlers,
-    linkage,
+    leases, linkage,
     lock::{Lock, LockError},
     names::Names,
     shim::ShimError,
@@ -40,6 +40,8 @@ pub enum StartError {
         "find program {name}: it is neither beside holdfast nor in ../libexec/holdfast from there nor in /usr/libexec/holdfast; set {key} in the configuration"
     )]
     Program { name: &'static str, key: &'static str },
+    #[error("read which containers hold which images, below {path:?}")]
+    Holders { path: PathBuf, source: std::io::Error },
     #[error("open the image store")]
     Images { source: holdfast_image::Error },
     #[error("start the thread that makes records durable")]
@@ -126,14 +128,18 @@ pub async fn open_images(config: &Config) -> Result<(Store, Lock), StartError> {
 }
 
 async fn open_store(config: &Config) -> Result<Store, StartError> {
-    Store::open(StoreConfig {
+    let path = config.root.join("containers");
+    let containers = path.clone();
+    let holders = blocking(move || leases::holders(&containers))
+        .await
+        .map_err(|source| StartError::Holders { path, source })?;
+    let store = StoreConfig {
         root: config.root.join("images"),
         registry_config_dir: config.image.registry_config_dir.clone(),
         max_parallel_downloads: config.image.max_parallel_downloads,
         progress_timeout: Duration::from_secs(config.image.progress_timeout_s),
-    })
-    .await
-    .map_err(|source| StartError::Images { source })
+    };
+    Store::open(store, holders).await.map_err(|source| StartError::Images { source })
 }
 
 fn prepare(root: &Path, state: &Path) -> Result<Lock, StartError> {

@@ -14,7 +14,6 @@ use super::{
     object::Container,
     record::ContainerRecord,
 };
-use crate::tree;
 
 /// A measured writable layer is good for so long: counting files is dear.
 const LAYER_AGE: Duration = Duration::from_secs(10);
@@ -82,7 +81,7 @@ impl Samples {
         {
             return usage;
         }
-        let tree::Usage { bytes, inodes } = tree::usage(dir);
+        let holdfast_tree::Usage { bytes, inodes } = holdfast_tree::usage(dir);
         let usage = DiskUsage { timestamp_ns: now_ns(), bytes, inodes };
         *self.layer.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), usage));
         usage

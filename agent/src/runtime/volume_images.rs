@@ -27,13 +27,13 @@ impl Runtime {
     }
 
     /// Keeps images until the container releases them all.
-    pub(super) async fn lease_images(
+    pub(super) fn lease_images<'a>(
         &self,
         owner: &ContainerId,
-        images: impl Iterator<Item = &str>,
+        images: impl Iterator<Item = &'a str>,
     ) -> Result<(), Error> {
         for image in images {
-            self.images.lease(image, owner.as_str()).await.map_err(|source| Error::Image {
+            self.images.lease(image, owner.as_str()).map_err(|source| Error::Image {
                 operation: format!("keep image for container {owner}"),
                 source,
             })?;

@@ -20,8 +20,6 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::tree;
-
 const PARENT: &str = "standalone";
 const RECORD: &str = "pod.json";
 const VERSION: u32 = 1;
@@ -176,7 +174,7 @@ impl Place {
     /// Removes it.
     pub fn remove(self) -> Result<(), PlaceError> {
         let root = self.dir.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
-        tree::remove(&self.dir).map_err(PlaceError::io("remove", &self.dir))?;
+        holdfast_tree::remove(&self.dir).map_err(PlaceError::io("remove", &self.dir))?;
         let (parent, _parent_lock) = lock_parent(root)?;
         // Others may be in it.
         let _ = fs::remove_dir(parent);

@@ -5,7 +5,6 @@ use std::{path::PathBuf, time::Duration};
 use tokio::time::sleep;
 
 use super::{RunError, blocking};
-use crate::tree;
 
 /// As often as a kubelet looks.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -15,7 +14,7 @@ pub async fn overrun(limited: &[(String, PathBuf, u64)]) -> RunError {
     loop {
         for (volume, dir, limit) in limited {
             let dir = dir.clone();
-            let used = blocking(move || tree::usage(&dir).bytes).await;
+            let used = blocking(move || holdfast_tree::usage(&dir).bytes).await;
             if used > *limit {
                 return RunError::VolumeFull { volume: volume.clone(), used, limit: *limit };
             }

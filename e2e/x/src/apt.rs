@@ -16,8 +16,10 @@ use crate::{
 pub const BUILD: &[&str] = &["gcc", "libc6-dev", "libseccomp-dev"];
 /// What the tests need as well: for the wire test, for the image builder, and to look at the machine.
 pub const TESTS: &[&str] = &[
+    "btrfs-progs",
     "busybox-static",
     "bzip2",
+    "e2fsprogs",
     "gcc",
     "iproute2",
     "iptables",
@@ -30,6 +32,7 @@ pub const TESTS: &[&str] = &[
     "protobuf-compiler",
     "python3-venv",
     "util-linux",
+    "xfsprogs",
     "zstd",
 ];
 

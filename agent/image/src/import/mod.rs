@@ -98,7 +98,7 @@ fn gather(
 ) -> Result<Layers, Error> {
     let pinned = catalog.pin(files.keys().cloned().collect());
     let recorded = files.keys().filter(|diff_id| pinned.is_recorded(diff_id)).cloned();
-    let present = healthy(&catalog.home, recorded);
+    let present = healthy(&catalog.home, recorded)?;
     let mut staged = HashMap::new();
     for (diff_id, file) in files.iter().filter(|(diff_id, _)| !present.contains_key(*diff_id)) {
         let object = format!("layer {} of the archive", brief(&file.name));

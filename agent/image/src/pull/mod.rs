@@ -184,7 +184,7 @@ impl Puller {
         diff_ids: HashSet<Digest>,
     ) -> Result<HashMap<Digest, Facts>, Error> {
         let home = Arc::clone(&self.catalog.home);
-        blocking(object, "the disk, which reads layers", move || Ok(healthy(&home, diff_ids))).await
+        blocking(object, "the disk, which reads layers", move || healthy(&home, diff_ids)).await
     }
 
     /// One layer, by a download of our own or one that another pull has begun.

@@ -13,6 +13,7 @@ use super::home::Scratch;
 use super::model::{Blob, ImageRecord, Model, stack};
 use super::staged::Staged;
 use crate::Error;
+use crate::blocking::failpoint;
 use crate::digest::Digest;
 use crate::unpack::{Footprint, open_directory};
 
@@ -145,6 +146,7 @@ fn show(catalog: &Catalog, model: &mut Model, new: &mut Prepared, layers: &Layer
             (true, Some(_)) if Facts::read(home, diff_id).is_ok() => {}
             (_, Some(staged)) => {
                 model.layers.insert(diff_id.clone(), staged.facts.record.clone());
+                failpoint("image.layer.rename")?;
                 staged.publish(home)?;
             }
             (false, None) => return Err(lost(&image.id, diff_id)),
@@ -163,10 +165,12 @@ fn show(catalog: &Catalog, model: &mut Model, new: &mut Prepared, layers: &Layer
     if let Some((scratch, _)) = &mut new.directories
         && (known.is_none() || !home.directories_path(&image.id).is_dir())
     {
+        failpoint("image.directories.rename")?;
         scratch.publish(home.directories.as_fd(), image.id.hex())?;
     }
     // The configuration last: without records it is what says that an image is complete.
     for blob in record.blobs.iter().rev() {
+        failpoint("image.blob.rename")?;
         new.blobs.publish_file(blob.digest.hex(), home.blobs.as_fd(), blob.digest.hex())?;
     }
     model.images.insert(image.id.clone(), record);

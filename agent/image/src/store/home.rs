@@ -1,17 +1,19 @@
 //! The directories of the store, and the private ones in which things are made before they are shown.
 //!
 //! ```text
-//! store.redb           images, references, layers, leases
+//! images/<hex>.json    by image: its record, see the module `records`
 //! layers/<hex>/        by diff_id: `fs` holds the layer's files, `layer.json` what was learnt while unpacking it
 //! directories/<hex>/   by image: see the module of this name
 //! blobs/sha256/<hex>   manifests and configurations
 //! empty/               the root of an image without layers
 //! work/<n>/            what is in progress
 //! trash/<n>            what is on its way out
+//! store.redb           a sign for programs that kept their records there, see the module `legacy`
 //! ```
 //!
 //! `work` and `trash` never survive a start. A directory under another name than `work` and `trash` is complete.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -19,22 +21,24 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{self, CWD, Dir, Mode, OFlags, RenameFlags, ResolveFlags};
+use rustix::fs::{self, AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::janitor::{Bins, Janitor};
 use crate::Error;
+use crate::blocking::failpoint;
 use crate::digest::Digest;
-use crate::unpack::move_into;
 
-const DIRECTORIES: [&str; 6] = ["layers", "directories", "blobs/sha256", "empty", "work", "trash"];
+const DIRECTORIES: [&str; 7] = ["images", "layers", "directories", "blobs/sha256", "empty", "work", "trash"];
 
 /// The store's directories, open.
 #[derive(Debug)]
 pub(crate) struct Home {
     /// Absolute.
     path: PathBuf,
+    /// Locked: the store belongs to one process.
     root: OwnedFd,
+    pub(super) images: OwnedFd,
     pub(super) layers: OwnedFd,
     pub(super) directories: OwnedFd,
     pub(super) blobs: OwnedFd,
@@ -43,7 +47,7 @@ pub(crate) struct Home {
 }
 
 impl Home {
-    /// Makes what is missing. Blocking, on a tokio runtime.
+    /// Takes the store's directory and makes what is missing there. Blocking, on a tokio runtime.
     pub(crate) fn open(root: &Path) -> Result<Self, Error> {
         let make = |path: &Path| {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| Error::Io {
@@ -54,18 +58,24 @@ impl Home {
         make(root)?;
         let path = std::fs::canonicalize(root)
             .map_err(|source| Error::Io { operation: format!("find {}", root.display()), source })?;
-        for name in DIRECTORIES {
-            make(&path.join(name))?;
-        }
         let open = |name: &str| {
             open_directory(CWD, &path.join(name))
                 .map_err(|errno| Error::io(format!("open {}", path.join(name).display()), errno))
         };
+        let root = open(".")?;
+        fs::flock(&root, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
+            Errno::WOULDBLOCK => Error::InUse { path: path.clone() },
+            errno => Error::io(format!("lock {}", path.display()), errno),
+        })?;
+        for name in DIRECTORIES {
+            make(&path.join(name))?;
+        }
         fs::chmod(path.join("empty"), Mode::from_raw_mode(0o755))
             .map_err(|errno| Error::io("chmod directory empty", errno))?;
         let bins = Arc::new(Bins { work: open("work")?, trash: open("trash")? });
         Ok(Self {
-            root: open(".")?,
+            root,
+            images: open("images")?,
             layers: open("layers")?,
             directories: open("directories")?,
             blobs: open("blobs/sha256")?,
@@ -76,18 +86,25 @@ impl Home {
     }
 
     /// Moves the work of an earlier process into the trash, which is then emptied. Blocking.
-    pub(super) fn clear(&self) -> Result<(), Error> {
+    pub(super) fn clear(&self) {
         let work = self.bins.work.as_fd();
-        for name in names(work).map_err(|errno| Error::io("read directory work", errno))? {
-            self.throw_away(work, &name)?;
+        let cleared = names(work)
+            .map_err(Into::into)
+            .and_then(|names| names.iter().try_for_each(|name| self.bins.take(work, name)));
+        if let Err(error) = cleared {
+            tracing::warn!(%error, "work of an earlier process in the image store");
         }
         self.janitor.empty();
-        Ok(())
     }
 
-    /// Where the records are.
-    pub(super) fn records_path(&self) -> PathBuf {
-        self.path.join("store.redb")
+    /// Whether there is a manifest or configuration with this digest.
+    pub(super) fn has_blob(&self, digest: &Digest) -> bool {
+        fs::statat(&self.blobs, digest.hex(), AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+
+    /// A name at the top of the store.
+    pub(super) fn path_of(&self, name: &str) -> PathBuf {
+        self.path.join(name)
     }
 
     /// The files of a layer.
@@ -105,17 +122,12 @@ impl Home {
         self.path.join("empty")
     }
 
-    /// Moves a name out of one of the store's directories; not being there is success. Blocking, but short: what lies
-    /// below is removed in the background.
+    /// Takes a directory out of one of the store's own; not being there is success. Blocking, but short: what lies below is
+    /// removed in the background, unless the disk is full.
     pub(super) fn throw_away(&self, directory: BorrowedFd<'_>, name: &str) -> Result<(), Error> {
-        match move_into(directory, name.as_bytes(), self.bins.trash.as_fd()) {
-            Ok(()) => {
-                self.janitor.empty();
-                Ok(())
-            }
-            Err(Errno::NOENT) => Ok(()),
-            Err(errno) => Err(Error::io(format!("move {name} into the trash"), errno)),
-        }
+        self.bins.take(directory, name).map_err(|error| Error::io(format!("remove {name}"), error))?;
+        self.janitor.empty();
+        Ok(())
     }
 
     /// Waits until discarded work directories are gone.
@@ -125,6 +137,7 @@ impl Home {
 
     /// Everything that was written to the store's file system so far is on the disk when this returns. Blocking.
     pub(crate) fn sync(&self) -> Result<(), Error> {
+        failpoint("image.disk.sync")?;
         fs::syncfs(&self.root).map_err(|errno| Error::io("sync the file system of the image store", errno))
     }
 
@@ -133,10 +146,20 @@ impl Home {
         for (name, directory) in
             [("layers", &self.layers), ("directories", &self.directories), ("blobs", &self.blobs)]
         {
-            fs::fsync(directory).map_err(|errno| Error::io(format!("fsync directory {name}"), errno))?;
+            sync_directory(name, directory)?;
         }
         Ok(())
     }
+
+    /// The directory of the images' records. Blocking.
+    pub(super) fn sync_records(&self) -> Result<(), Error> {
+        sync_directory("images", &self.images)
+    }
+}
+
+fn sync_directory(name: &str, directory: &OwnedFd) -> Result<(), Error> {
+    failpoint("image.directory.fsync")?;
+    fs::fsync(directory).map_err(|errno| Error::io(format!("fsync directory {name}"), errno))
 }
 
 /// A private directory below `work`; discarded when it is dropped.
@@ -151,10 +174,17 @@ impl Scratch {
     /// Blocking.
     pub(crate) fn new(home: &Arc<Home>) -> Result<Self, Error> {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
-        let name = COUNTER.fetch_add(1, Ordering::Relaxed).to_string();
+        failpoint("image.work.mkdir")?;
         let fault = |errno| Error::io("make a work directory", errno);
         let work = &home.bins.work;
-        fs::mkdirat(work, &name, Mode::RWXU).map_err(fault)?;
+        let name = loop {
+            let name = COUNTER.fetch_add(1, Ordering::Relaxed).to_string();
+            match fs::mkdirat(work, &name, Mode::RWXU) {
+                // Of an earlier process, whose work could not be taken away.
+                Err(Errno::EXIST) => {}
+                made => break made.map(|()| name).map_err(fault)?,
+            }
+        };
         let directory = open_directory(work, Path::new(&name)).map_err(fault)?;
         Ok(Self { home: Arc::clone(home), name: Some(name), directory })
     }
@@ -174,12 +204,13 @@ impl Scratch {
 
     /// Removes an empty directory of this one. Blocking.
     pub(crate) fn unmake(&self, name: &str) -> Result<(), Error> {
-        fs::unlinkat(&self.directory, name, fs::AtFlags::REMOVEDIR)
+        fs::unlinkat(&self.directory, name, AtFlags::REMOVEDIR)
             .map_err(|errno| Error::io(format!("remove work directory {name}"), errno))
     }
 
     /// A new file in this directory. Blocking.
     pub(crate) fn create(&self, name: &str) -> Result<std::fs::File, Error> {
+        failpoint("image.work.create")?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = fs::openat(&self.directory, name, flags, Mode::RUSR | Mode::WUSR)
             .map_err(|errno| Error::io(format!("create work file {name}"), errno))?;
@@ -190,6 +221,15 @@ impl Scratch {
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
         let mut file = self.create(name)?;
         file.write_all(bytes).map_err(|source| Error::io(format!("write work file {name}"), source))
+    }
+
+    /// The same, and the bytes are on the disk when this returns. Blocking.
+    pub(super) fn write_synced(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        let fault = |source| Error::io(format!("write work file {name}"), source);
+        let mut file = self.create(name)?;
+        file.write_all(bytes).map_err(fault)?;
+        failpoint("image.record.fsync")?;
+        file.sync_data().map_err(fault)
     }
 
     /// Shows the whole directory under its final name. What stands there, which no record names, gives way. Blocking.
@@ -231,6 +271,15 @@ impl Drop for Scratch {
     }
 }
 
+/// Removes a file of one of the store's directories; not being there is success. Blocking.
+pub(super) fn unlink(directory: impl AsFd, name: &str) -> Result<(), Error> {
+    failpoint("image.file.remove")?;
+    match fs::unlinkat(directory, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(Error::io(format!("remove {name}"), errno)),
+    }
+}
+
 /// The names in a directory that only we write to. Blocking.
 pub(super) fn names(directory: BorrowedFd<'_>) -> Result<Vec<String>, Errno> {
     let mut names = Vec::new();
@@ -242,6 +291,12 @@ pub(super) fn names(directory: BorrowedFd<'_>) -> Result<Vec<String>, Errno> {
         }
     }
     Ok(names)
+}
+
+/// The digests that name something in a directory. Blocking.
+pub(super) fn digests(directory: BorrowedFd<'_>) -> Result<BTreeSet<Digest>, Error> {
+    let names = names(directory).map_err(|errno| Error::io("read a directory of the image store", errno))?;
+    Ok(names.iter().filter_map(|name| format!("sha256:{name}").parse().ok()).collect())
 }
 
 /// Reads a file of at most `limit` bytes; a symlink or a special file is an error. Blocking.
@@ -258,6 +313,15 @@ pub(super) fn read_file(directory: BorrowedFd<'_>, name: &str, limit: u64) -> io
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {limit} bytes")));
     }
     Ok(bytes)
+}
+
+/// Whether a failure to read says something of what is there, and not of the disk or of this process.
+pub(super) fn blames_content(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, InvalidInput, NotADirectory};
+    // A symlink in the way, and what a file system says of its own structure.
+    let errnos = [Errno::LOOP, Errno::UCLEAN, Errno::BADMSG].map(|errno| Some(errno.raw_os_error()));
+    matches!(error.kind(), FileTooLarge | InvalidInput | NotADirectory)
+        || errnos.contains(&error.raw_os_error())
 }
 
 fn open_directory(parent: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {

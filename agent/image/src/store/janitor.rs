@@ -1,17 +1,46 @@
 //! Takes away what is thrown away: work directories move into the trash at once, the trash is emptied behind them.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 
+use holdfast_sys::failpoint;
+use rustix::fs::{self, AtFlags};
+use rustix::io::Errno;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::unpack::{empty, move_into};
+use super::facts;
+use crate::error::is_full;
+use crate::unpack::move_into;
 
 /// The directories that are emptied.
 #[derive(Debug)]
 pub(super) struct Bins {
     pub work: OwnedFd,
     pub trash: OwnedFd,
+}
+
+impl Bins {
+    /// Moves a directory into the trash; not being there is success. A full disk may have no room for another name: then the
+    /// directory is emptied where it is, which takes as long as it takes. Blocking.
+    pub(super) fn take(&self, directory: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+        let moved = failpoint::at("image.trash.rename")
+            .and_then(|()| Ok(move_into(directory, name.as_bytes(), self.trash.as_fd())?));
+        match moved {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) if is_full(&error) => {
+                // First what makes it a layer: half of one must never be taken for a whole.
+                match fs::unlinkat(directory, format!("{name}/{}", facts::FILE), AtFlags::empty()) {
+                    Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+                failpoint::at("image.tree.remove")?;
+                holdfast_tree::remove_at(directory, Path::new(name))
+            }
+            other => other,
+        }
+    }
 }
 
 enum Job {
@@ -73,7 +102,7 @@ async fn move_out(mut queue: mpsc::UnboundedReceiver<Job>, bins: Arc<Bins>, wake
         let bins = Arc::clone(&bins);
         let moved = tokio::task::spawn_blocking(move || {
             for name in names {
-                if let Err(error) = move_into(bins.work.as_fd(), name.as_bytes(), bins.trash.as_fd()) {
+                if let Err(error) = bins.take(bins.work.as_fd(), &name) {
                     tracing::warn!(name, %error, "a work directory of the image store stays until the next start");
                 }
             }
@@ -90,7 +119,10 @@ async fn move_out(mut queue: mpsc::UnboundedReceiver<Job>, bins: Arc<Bins>, wake
 async fn empty_trash(mut woken: mpsc::Receiver<()>, bins: Arc<Bins>) {
     while woken.recv().await.is_some() {
         let bins = Arc::clone(&bins);
-        let emptied = tokio::task::spawn_blocking(move || empty(bins.trash.as_fd()));
+        let emptied = tokio::task::spawn_blocking(move || {
+            failpoint::at("image.trash.empty")?;
+            holdfast_tree::empty(&bins.trash)
+        });
         if let Ok(Err(error)) = emptied.await {
             tracing::warn!(%error, "the trash of the image store cannot be emptied");
         }

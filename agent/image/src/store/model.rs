@@ -1,6 +1,6 @@
 //! What the store knows: plain values that are edited in memory and written as differences.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 use holdfast_model::{Image, ImageConfig};
@@ -26,7 +26,8 @@ pub(crate) struct ImageRecord {
     pub blobs: Vec<Blob>,
     /// Takes this much on top of the layers, if it is there at all; see the module `directories`.
     pub directories: Option<Footprint>,
-    /// Removed by its user, kept for its leases: no name leads to it, no list shows it.
+    /// Removed by its user, kept for its leases: no name leads to it, no list shows it, and it has no record on disk.
+    #[serde(default, skip_serializing)]
     pub removed: bool,
     pub config: ImageConfig,
 }
@@ -41,15 +42,13 @@ pub(crate) struct LayerRecord {
     pub footprint: Footprint,
 }
 
-/// All records.
+/// All that is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Model {
     pub images: BTreeMap<Digest, ImageRecord>,
     /// Complete references to images.
     pub references: BTreeMap<String, Digest>,
     pub layers: BTreeMap<Digest, LayerRecord>,
-    /// Owner and image.
-    pub leases: BTreeSet<(String, Digest)>,
 }
 
 impl Model {
@@ -66,11 +65,10 @@ impl Model {
         }
     }
 
-    /// Drops what nothing holds any more: removed images without a lease, then layers without an image. Layers that
-    /// `keep` names are in the hands of a pull.
-    pub(crate) fn prune(&mut self, keep: impl Fn(&Digest) -> bool) {
-        let leased: HashSet<&Digest> = self.leases.iter().map(|(_, image)| image).collect();
-        self.images.retain(|id, image| !image.removed || leased.contains(id));
+    /// Drops what nothing holds any more: removed images that are not `leased`, then layers that no image has and that are
+    /// not to `keep`.
+    pub(crate) fn prune(&mut self, leased: impl Fn(&Digest) -> bool, keep: impl Fn(&Digest) -> bool) {
+        self.images.retain(|id, image| !image.removed || leased(id));
         let used: HashSet<&Digest> = self.images.values().flat_map(|image| &image.diff_ids).collect();
         self.layers.retain(|diff_id, _| used.contains(diff_id) || keep(diff_id));
     }
@@ -199,26 +197,24 @@ mod tests {
     fn shared_layers_go_with_their_last_image() {
         let mut model = model();
         model.remove(&digest("1"));
-        model.prune(|_| false);
+        model.prune(|_| false, |_| false);
         assert_eq!(model.layers.keys().collect::<HashSet<_>>(), [&digest("b"), &digest("c")].into());
         assert_eq!(model.references.len(), 1);
         model.remove(&digest("2"));
-        model.prune(|_| false);
+        model.prune(|_| false, |_| false);
         assert_eq!(model, Model::default());
     }
 
     #[test]
     fn leases_and_pulls_hold_layers() {
         let mut model = model();
-        model.leases.insert(("c1".into(), digest("1")));
         model.remove(&digest("1"));
         model.remove(&digest("2"));
-        model.prune(|diff_id| *diff_id == digest("c"));
+        model.prune(|image| *image == digest("1"), |diff_id| *diff_id == digest("c"));
         assert_eq!(model.layers.len(), 3);
         assert!(model.visible(&digest("1")).is_none());
         assert_eq!(model.images.len(), 1);
-        model.leases.clear();
-        model.prune(|_| false);
+        model.prune(|_| false, |_| false);
         assert_eq!(model, Model::default());
     }
 

@@ -1,81 +1,233 @@
-//! The records on disk: one redb file, written in one transaction a change.
+//! The images' records on disk: one JSON file for each image that a user can see, `images/<hex>.json`, with its names.
 //!
-//! Readers never come here: the records are read once, at the start. What the file says and what we hold in memory are
-//! the same after each commit; after a commit that failed nobody knows what the file says, so it is opened anew and
-//! written as a whole.
+//! There is no index that could be lost: what is known of layers lies beside them, and an image of which only the
+//! configuration is left can be put together from that. `images/whole` is there once the directory holds what it should: so
+//! one that was lost is not taken for that of a store without images. An image has come when its file has got its name, and is gone
+//! when the file is: so a removal writes nothing, and works on a full disk. A name moves from one image to another by the
+//! newcomer's file alone: of two that claim it, the one with the higher serial number has it. The loser's file is put right
+//! afterwards; so is all else that images only lose, as soon as the disk takes it.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
 
-use redb::{Builder, Database, ReadableTable, TableDefinition, WriteTransaction};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use rustix::fs::{self, Mode, OFlags};
+use serde::{Deserialize, Serialize};
 
-use super::model::Model;
+use super::home::{Home, Scratch, blames_content, names, read_file, unlink};
+use super::model::{ImageRecord, Model};
 use crate::Error;
+use crate::blocking::failpoint;
+use crate::digest::Digest;
 
-const IMAGES: TableDefinition<&str, &[u8]> = TableDefinition::new("images");
-const REFERENCES: TableDefinition<&str, &str> = TableDefinition::new("references");
-const LAYERS: TableDefinition<&str, &[u8]> = TableDefinition::new("layers");
-/// Owner and image.
-const LEASES: TableDefinition<(&str, &str), ()> = TableDefinition::new("leases");
-const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+/// Of the files' form. Fields may be added without a new one.
+const VERSION: u32 = 1;
+const ENDING: &str = ".json";
+const WHOLE: &str = "whole";
+/// Configurations are smaller, and names are few.
+const LARGEST: u64 = 64 << 20;
 
-/// Of the records' form. Fields may be added to JSON without a new one.
-const VERSION: u64 = 1;
-/// redb's default would be a gibibyte; the whole file is smaller than this.
-const CACHE_BYTES: usize = 1 << 20;
-
-/// The open file.
-#[derive(Debug)]
-pub(super) struct Records {
-    path: PathBuf,
-    /// Nothing after a failure.
-    database: Option<Database>,
+/// A file.
+#[derive(Debug, Serialize, Deserialize)]
+struct File {
+    version: u32,
+    serial: u64,
+    /// Complete references that lead to the image.
+    references: BTreeSet<String>,
+    #[serde(flatten)]
+    image: ImageRecord,
 }
 
-/// What an open has found.
-pub(super) enum Opened {
-    /// The records as they were; none of them if the store is new.
-    Loaded(Records, Model),
-    /// The file could not be read: it was renamed and a new one begun.
-    SetAside(Records),
+/// What has to be known to write the files.
+#[derive(Debug)]
+pub(super) struct Records {
+    home: Arc<Home>,
+    /// The highest that was used.
+    serial: u64,
+    /// Images whose files do not say what is so.
+    stale: BTreeSet<Digest>,
+    /// Whether none was lost before they were read.
+    whole: bool,
+}
+
+/// What the files say.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub images: BTreeMap<Digest, ImageRecord>,
+    pub references: BTreeMap<String, Digest>,
+    /// Images whose files cannot be read.
+    pub unreadable: BTreeSet<Digest>,
 }
 
 impl Records {
-    /// Opens or makes the file. One that cannot be read is set aside, never fatal. Blocking.
-    pub(super) fn open(path: &Path) -> Result<Opened, Error> {
-        let reason = match open_and_load(path) {
-            Ok((database, model)) => {
-                return Ok(Opened::Loaded(Self { path: path.to_owned(), database: Some(database) }, model));
+    /// Reads all files. One that is no record is told of and left alone; one that the disk does not give is an error.
+    /// Blocking.
+    pub(super) fn load(home: Arc<Home>) -> Result<(Self, Found), Error> {
+        let mut found = Found::default();
+        let mut records = Self { home, serial: 0, stale: BTreeSet::new(), whole: false };
+        let mut claims: HashMap<String, (u64, Digest)> = HashMap::new();
+        let names = names(records.home.images.as_fd())
+            .map_err(|errno| Error::io("read directory images of the image store", errno))?;
+        for name in names {
+            if name == WHOLE {
+                records.whole = true;
+                continue;
             }
-            Err(Trouble::Fatal(error)) => {
-                return Err(Error::records(format!("open {}", path.display()), error));
+            let Some(id) = id_of(&name) else {
+                tracing::warn!(name, "a file among the records of the image store that is none");
+                continue;
+            };
+            match read(&records.home, &name) {
+                Ok(file) => {
+                    records.serial = records.serial.max(file.serial);
+                    for reference in file.references {
+                        records.claim(&mut claims, reference, (file.serial, id.clone()));
+                    }
+                    found.images.insert(id, file.image);
+                }
+                Err(Trouble::Unreadable(reason)) => {
+                    tracing::warn!(%id, reason, "the record of an image cannot be read");
+                    found.unreadable.insert(id);
+                }
+                Err(Trouble::Disk(source)) => {
+                    return Err(Error::Io { operation: format!("read record images/{name}"), source });
+                }
             }
-            Err(Trouble::Unreadable(reason)) => reason,
-        };
-        let aside = path.with_extension("redb.unreadable");
-        tracing::warn!(%reason, path = %path.display(), aside = %aside.display(),
-            "the records of the image store cannot be read: they are set aside");
-        std::fs::rename(path, &aside)
-            .map_err(|source| Error::Io { operation: format!("set {} aside", path.display()), source })?;
-        let database =
-            create(path).map_err(|error| Error::records(format!("make {}", path.display()), error))?;
-        Ok(Opened::SetAside(Self { path: path.to_owned(), database: Some(database) }))
+        }
+        found.references = claims.into_iter().map(|(reference, (_, id))| (reference, id)).collect();
+        Ok((records, found))
     }
 
-    /// Makes the file say `after` instead of `before`; durable when it returns. Blocking.
-    pub(super) fn commit(&mut self, before: &Model, after: &Model) -> Result<(), Error> {
-        let result = match self.database.take() {
-            Some(database) => write(&database, Some(before), after).map(|()| database),
-            None => open(&self.path).and_then(|database| write(&database, None, after).map(|()| database)),
+    fn claim(&mut self, claims: &mut HashMap<String, (u64, Digest)>, reference: String, new: (u64, Digest)) {
+        let loser = match claims.get(&reference) {
+            Some(old) if *old > new => Some(new.1),
+            _ => claims.insert(reference, new).map(|(_, old)| old),
         };
-        match result {
-            Ok(database) => {
-                self.database = Some(database);
-                Ok(())
-            }
-            Err(error) => Err(Error::records("commit", error)),
+        self.stale.extend(loser);
+    }
+
+    /// Whether those that were read are all that there were.
+    pub(super) fn are_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// Makes the files say `after` instead of `before`. What an image gains is durable when this returns, and an error
+    /// means that nothing of it is there; what is lost only may come back with a power cut or a disk that is full until
+    /// the next start. Blocking.
+    pub(super) fn commit(&mut self, before: &Model, after: &Model) -> Result<(), Error> {
+        let Changes { gains, losses, gone } = Changes::between(before, after);
+        let done = self.write(&gains, after).and_then(|()| gone.iter().try_for_each(|id| self.remove(id)));
+        if done.is_ok() {
+            self.stale.extend(losses);
+            self.catch_up(after);
+        } else {
+            self.stale.extend(gone);
+            self.catch_up(before);
+        }
+        done
+    }
+
+    /// The same for a start, which no file may hold up: what cannot be written now is written later. Says whether all was.
+    pub(super) fn settle(&mut self, before: &Model, after: &Model) -> bool {
+        let Changes { gains, losses, gone } = Changes::between(before, after);
+        self.stale.extend(gains.into_iter().chain(losses).chain(gone));
+        self.catch_up(after);
+        self.stale.is_empty() && self.mark_whole()
+    }
+
+    fn mark_whole(&mut self) -> bool {
+        if !self.whole {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let made = fs::openat(&self.home.images, WHOLE, flags, Mode::RUSR | Mode::WUSR);
+            self.whole = made
+                .inspect_err(|error| tracing::warn!(%error, "mark the records of the image store as whole"))
+                .is_ok();
+        }
+        self.whole
+    }
+
+    /// Tries to put right what is not.
+    fn catch_up(&mut self, model: &Model) {
+        if self.stale.is_empty() {
+            return;
+        }
+        let (stale, gone): (Vec<_>, Vec<_>) =
+            self.stale.iter().cloned().partition(|id| model.visible(id).is_some());
+        let removed = gone.iter().try_for_each(|id| {
+            self.remove(id)?;
+            self.stale.remove(id);
+            Ok(())
+        });
+        if let Err(error) = removed.and_then(|()| self.write(&stale, model)) {
+            tracing::warn!(
+                images = self.stale.len(),
+                error = holdfast_model::chain(&error),
+                "records of images are behind until the next change"
+            );
+        }
+    }
+
+    /// Writes the files of these images. After an error those that may have been written are stale.
+    fn write(&mut self, ids: &[Digest], model: &Model) -> Result<(), Error> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let scratch = Scratch::new(&self.home)?;
+        let mut references: HashMap<&Digest, BTreeSet<String>> = HashMap::new();
+        for (reference, id) in &model.references {
+            references.entry(id).or_default().insert(reference.clone());
+        }
+        self.serial += 1;
+        for id in ids {
+            let Some(image) = model.visible(id) else { continue };
+            let references = references.remove(id).unwrap_or_default();
+            let file = File { version: VERSION, serial: self.serial, references, image: image.clone() };
+            let json = serde_json::to_vec(&file).map_err(|error| Error::io("write a record", error))?;
+            scratch.write_synced(&file_name(id), &json)?;
+        }
+        self.stale.extend(ids.iter().cloned());
+        for id in ids {
+            let name = file_name(id);
+            failpoint("image.record.rename")?;
+            scratch.publish_file(&name, self.home.images.as_fd(), &name)?;
+        }
+        self.home.sync_records()?;
+        for id in ids {
+            self.stale.remove(id);
+        }
+        Ok(())
+    }
+
+    fn remove(&self, id: &Digest) -> Result<(), Error> {
+        unlink(&self.home.images, &file_name(id))
+    }
+}
+
+/// What is not the same in two models, as far as files say it.
+struct Changes {
+    /// Images that are new, or have something that they had not.
+    gains: Vec<Digest>,
+    /// Images that have lost a name.
+    losses: Vec<Digest>,
+    gone: Vec<Digest>,
+}
+
+impl Changes {
+    fn between(before: &Model, after: &Model) -> Self {
+        let mut gains: BTreeSet<&Digest> = BTreeSet::new();
+        gains.extend(after.images.keys().filter(|id| after.visible(id) != before.visible(id)));
+        let moved = after.references.iter().filter(|(name, id)| before.references.get(*name) != Some(*id));
+        gains.extend(moved.map(|(_, id)| id));
+        gains.retain(|id| after.visible(id).is_some());
+        let lost = before.references.iter().filter(|(name, id)| after.references.get(*name) != Some(*id));
+        let losses = lost.map(|(_, id)| id).filter(|id| after.visible(id).is_some() && !gains.contains(id));
+        let gone =
+            before.images.keys().filter(|id| before.visible(id).is_some() && after.visible(id).is_none());
+        Self {
+            losses: losses.cloned().collect(),
+            gone: gone.cloned().collect(),
+            gains: gains.into_iter().cloned().collect(),
         }
     }
 }
@@ -83,276 +235,26 @@ impl Records {
 enum Trouble {
     /// The content is at fault.
     Unreadable(String),
-    /// The disk, or another process that has the file.
-    Fatal(redb::Error),
+    /// The disk is.
+    Disk(io::Error),
 }
 
-impl<E: Into<redb::Error>> From<E> for Trouble {
-    fn from(error: E) -> Self {
-        use std::io::ErrorKind::{InvalidData, UnexpectedEof};
-        let error = error.into();
-        match &error {
-            redb::Error::Io(io) if !matches!(io.kind(), InvalidData | UnexpectedEof) => Self::Fatal(error),
-            redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => Self::Fatal(error),
-            _ => Self::Unreadable(error.to_string()),
-        }
+fn read(home: &Home, name: &str) -> Result<File, Trouble> {
+    let bytes = read_file(home.images.as_fd(), name, LARGEST).map_err(|error| {
+        if blames_content(&error) { Trouble::Unreadable(error.to_string()) } else { Trouble::Disk(error) }
+    })?;
+    let file: File =
+        serde_json::from_slice(&bytes).map_err(|error| Trouble::Unreadable(error.to_string()))?;
+    if file.version > VERSION {
+        return Err(Trouble::Unreadable(format!("version {} is newer than {VERSION}", file.version)));
     }
+    Ok(file)
 }
 
-fn open_and_load(path: &Path) -> Result<(Database, Model), Trouble> {
-    // A file of no bytes would be taken for a new one, though it once held records.
-    if std::fs::metadata(path).is_ok_and(|metadata| metadata.len() == 0) {
-        return Err(Trouble::Unreadable("the file is empty".into()));
-    }
-    if !path.exists() {
-        return Ok((create(path)?, Model::default()));
-    }
-    let database = open(path)?;
-    let model = load(&database)?;
-    Ok((database, model))
+fn file_name(id: &Digest) -> String {
+    format!("{}{ENDING}", id.hex())
 }
 
-fn create(path: &Path) -> Result<Database, redb::Error> {
-    let database = builder().create(path)?;
-    write(&database, None, &Model::default())?;
-    Ok(database)
-}
-
-fn open(path: &Path) -> Result<Database, redb::Error> {
-    Ok(builder().open(path)?)
-}
-
-fn builder() -> Builder {
-    let mut builder = Builder::new();
-    builder.set_cache_size(CACHE_BYTES);
-    // Without it a damaged page may be met by a panic later.
-    builder.set_check_integrity_on_open(true);
-    builder
-}
-
-fn load(database: &Database) -> Result<Model, Trouble> {
-    let transaction = database.begin_write()?;
-    let version = transaction.open_table(META)?.get("version")?.map(|version| version.value());
-    if version != Some(VERSION) {
-        return Err(Trouble::Unreadable(format!("version {version:?} instead of {VERSION}")));
-    }
-    let mut model = Model::default();
-    for row in transaction.open_table(IMAGES)?.iter()? {
-        let (id, record) = row?;
-        insert(&mut model.images, "image", id.value(), record.value());
-    }
-    for row in transaction.open_table(LAYERS)?.iter()? {
-        let (diff_id, record) = row?;
-        insert(&mut model.layers, "layer", diff_id.value(), record.value());
-    }
-    for row in transaction.open_table(REFERENCES)?.iter()? {
-        let (name, id) = row?;
-        if let Ok(id) = id.value().parse() {
-            model.references.insert(name.value().to_owned(), id);
-        }
-    }
-    for row in transaction.open_table(LEASES)?.iter()? {
-        let (lease, _) = row?;
-        let (owner, id) = lease.value();
-        if let Ok(id) = id.parse() {
-            model.leases.insert((owner.to_owned(), id));
-        }
-    }
-    transaction.abort()?;
-    Ok(model)
-}
-
-/// A record that cannot be read is left out, with a warning: the next pull brings it back.
-fn insert<T: DeserializeOwned>(
-    into: &mut BTreeMap<crate::digest::Digest, T>,
-    what: &'static str,
-    key: &str,
-    json: &[u8],
-) {
-    match (key.parse(), serde_json::from_slice(json)) {
-        (Ok(key), Ok(record)) => drop(into.insert(key, record)),
-        (Err(reason), _) => tracing::warn!(what, key, %reason, "record with a malformed key"),
-        (_, Err(error)) => tracing::warn!(what, key, %error, "record that cannot be read"),
-    }
-}
-
-/// `before`: what the file says; unknown if there is none, then everything is written.
-fn write(database: &Database, before: Option<&Model>, after: &Model) -> Result<(), redb::Error> {
-    let transaction = database.begin_write()?;
-    if before.is_none() {
-        for table in [IMAGES, LAYERS] {
-            transaction.delete_table(table)?;
-        }
-        transaction.delete_table(REFERENCES)?;
-        transaction.delete_table(LEASES)?;
-        transaction.open_table(META)?.insert("version", VERSION)?;
-    }
-    let nothing = Model::default();
-    let before = before.unwrap_or(&nothing);
-    write_json(&transaction, IMAGES, &before.images, &after.images)?;
-    write_json(&transaction, LAYERS, &before.layers, &after.layers)?;
-    let mut references = transaction.open_table(REFERENCES)?;
-    for (name, id) in differences(&before.references, &after.references) {
-        match id {
-            Some(id) => drop(references.insert(name.as_str(), id.as_str())?),
-            None => drop(references.remove(name.as_str())?),
-        }
-    }
-    drop(references);
-    let mut leases = transaction.open_table(LEASES)?;
-    for (owner, id) in before.leases.difference(&after.leases) {
-        leases.remove((owner.as_str(), id.as_str()))?;
-    }
-    for (owner, id) in after.leases.difference(&before.leases) {
-        leases.insert((owner.as_str(), id.as_str()), ())?;
-    }
-    drop(leases);
-    transaction.commit()?;
-    Ok(())
-}
-
-fn write_json<T: Serialize + PartialEq>(
-    transaction: &WriteTransaction,
-    table: TableDefinition<&str, &[u8]>,
-    before: &BTreeMap<crate::digest::Digest, T>,
-    after: &BTreeMap<crate::digest::Digest, T>,
-) -> Result<(), redb::Error> {
-    let mut table = transaction.open_table(table)?;
-    for (key, record) in differences(before, after) {
-        match record {
-            Some(record) => {
-                let json = serde_json::to_vec(record).map_err(|error| redb::Error::Io(error.into()))?;
-                table.insert(key.as_str(), json.as_slice())?;
-            }
-            None => drop(table.remove(key.as_str())?),
-        }
-    }
-    Ok(())
-}
-
-/// Keys whose value is another one, or gone.
-fn differences<'a, K: Ord, V: PartialEq>(
-    before: &'a BTreeMap<K, V>,
-    after: &'a BTreeMap<K, V>,
-) -> impl Iterator<Item = (&'a K, Option<&'a V>)> {
-    let gone = before.keys().filter(|key| !after.contains_key(*key)).map(|key| (key, None));
-    let new = after.iter().filter(|(key, value)| before.get(*key) != Some(*value));
-    gone.chain(new.map(|(key, value)| (key, Some(value))))
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::super::model::{Blob, ImageRecord, LayerRecord};
-    use super::*;
-    use crate::digest::Digest;
-    use crate::unpack::Footprint;
-
-    fn model(size: usize) -> Model {
-        let mut model = Model::default();
-        for at in 0..size {
-            let digest = Digest::of(&at.to_le_bytes());
-            let blob = Blob { digest: digest.clone(), size: 7 };
-            let footprint = Footprint { bytes: 4096, inodes: 1 };
-            model.layers.insert(digest.clone(), LayerRecord { blob: blob.clone(), entries: 1, footprint });
-            let image = ImageRecord {
-                diff_ids: vec![digest.clone()],
-                blobs: vec![blob],
-                directories: (at % 2 == 0).then_some(footprint),
-                removed: at % 3 == 0,
-                config: holdfast_model::ImageConfig { user: at.to_string(), ..Default::default() },
-            };
-            model.images.insert(digest.clone(), image);
-            model.references.insert(format!("r.io/x:{at}"), digest.clone());
-            model.leases.insert((format!("c{at}"), digest));
-        }
-        model
-    }
-
-    fn loaded(path: &Path) -> (Records, Model) {
-        match Records::open(path).unwrap() {
-            Opened::Loaded(records, model) => (records, model),
-            Opened::SetAside(_) => panic!("the records could not be read"),
-        }
-    }
-
-    #[test]
-    fn what_is_committed_is_read_again() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("store.redb");
-        let (mut records, mut before) = loaded(&path);
-        assert_eq!(before, Model::default());
-        for size in [1, 20, 5, 0, 3] {
-            let after = model(size);
-            records.commit(&before, &after).unwrap();
-            drop(records);
-            (records, before) = loaded(&path);
-            assert_eq!(before, after);
-        }
-        // After a failure the file is written as a whole, whatever it says by then.
-        records.commit(&before, &model(9)).unwrap();
-        records.database = None;
-        records.commit(&before, &model(2)).unwrap();
-        drop(records);
-        assert_eq!(loaded(&path).1, model(2));
-    }
-
-    #[test]
-    fn one_record_of_many_cannot_be_read() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("store.redb");
-        let (mut records, before) = loaded(&path);
-        records.commit(&before, &model(3)).unwrap();
-        let transaction = records.database.as_ref().unwrap().begin_write().unwrap();
-        let id = Digest::of(&1_usize.to_le_bytes());
-        transaction.open_table(IMAGES).unwrap().insert(id.as_str(), b"{".as_slice()).unwrap();
-        transaction.open_table(LAYERS).unwrap().insert("sha256:short", b"{}".as_slice()).unwrap();
-        transaction.commit().unwrap();
-        drop(records);
-        let mut want = model(3);
-        want.images.remove(&id);
-        assert_eq!(loaded(&path).1, want);
-    }
-
-    #[test]
-    fn a_later_version_is_set_aside() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("store.redb");
-        let (records, _) = loaded(&path);
-        let transaction = records.database.as_ref().unwrap().begin_write().unwrap();
-        transaction.open_table(META).unwrap().insert("version", VERSION + 1).unwrap();
-        transaction.commit().unwrap();
-        drop(records);
-        assert!(matches!(Records::open(&path).unwrap(), Opened::SetAside(_)));
-        assert_eq!(loaded(&path).1, Model::default());
-    }
-
-    /// With panic = "abort" a panic on a damaged file would end the agent at each of its starts.
-    #[test]
-    fn damage_is_neither_believed_nor_fatal() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("store.redb");
-        let (mut records, before) = loaded(&path);
-        let want = model(20);
-        records.commit(&before, &want).unwrap();
-        drop(records);
-        let bytes = std::fs::read(&path).unwrap();
-        let written: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != 0 || at % 1009 == 0).collect();
-        let (mut random, mut set_aside) = (12345_u64, 0);
-        for round in 0..300 {
-            let mut damaged = bytes.clone();
-            for _ in 0..=round % 3 {
-                random ^= random << 13;
-                random ^= random >> 7;
-                random ^= random << 17;
-                damaged[written[(random >> 20) as usize % written.len()]] ^= 1 << (random % 8);
-            }
-            std::fs::write(&path, &damaged).unwrap();
-            match Records::open(&path).unwrap() {
-                Opened::Loaded(_, model) => assert_eq!(model, want, "round {round}"),
-                Opened::SetAside(_) => set_aside += 1,
-            }
-        }
-        assert!(set_aside > 0);
-    }
+fn id_of(name: &str) -> Option<Digest> {
+    format!("sha256:{}", name.strip_suffix(ENDING)?).parse().ok()
 }

@@ -9,6 +9,7 @@ use super::facts::Facts;
 use super::home::{Home, Scratch};
 use super::model::{Blob, LayerRecord};
 use crate::Error;
+use crate::blocking::failpoint;
 use crate::digest::Digest;
 use crate::manifest::Descriptor;
 use crate::registry::check_digest;
@@ -50,6 +51,7 @@ impl Staged {
         };
         let facts =
             Facts { diff_id: unpacked.diff_id, record, implied: unpacked.implied, hiding: unpacked.hiding };
+        failpoint("image.layer.write")?;
         facts.write(&scratch)?;
         Ok(Self { facts, files, scratch: Mutex::new(scratch) })
     }

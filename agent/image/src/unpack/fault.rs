@@ -31,8 +31,8 @@ impl Fault {
     }
 
     /// A failed system call on an entry.
-    pub(crate) fn call(call: &str, path: &[u8], errno: rustix::io::Errno) -> Self {
-        Self::Io { operation: format!("{call} {}", show(path)), source: errno.into() }
+    pub(crate) fn call(call: &str, path: &[u8], error: impl Into<io::Error>) -> Self {
+        Self::Io { operation: format!("{call} {}", show(path)), source: error.into() }
     }
 
     /// A failed read from the archive. Decoders report malformed input as `InvalidData` or `InvalidInput`.

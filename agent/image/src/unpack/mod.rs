@@ -22,7 +22,7 @@ use std::sync::atomic::AtomicBool;
 pub(crate) use archive::{Archive, Entry, Kind, Limits};
 pub(crate) use fault::{Fault, show};
 pub(crate) use metadata::Footprint;
-pub(crate) use remove::{empty, move_into};
+pub(crate) use remove::move_into;
 pub(crate) use space::Space;
 use stream::Hashing;
 pub(crate) use stream::{Bounded, decompress};

@@ -322,7 +322,7 @@ impl<'a> Tree<'a> {
             let gone = join(&parent.path, name);
             self.forget(&gone);
             return remove_into(parent.fd.as_fd(), name, self.trash)
-                .map_err(|errno| Fault::call("replace", path, errno));
+                .map_err(|error| Fault::call("replace", path, error));
         }
         if old.st_nlink == 1 {
             self.footprint.inodes = self.footprint.inodes.saturating_sub(1);

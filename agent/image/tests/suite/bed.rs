@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_image::{Error, Store, StoreConfig};
+use holdfast_image::{Error, Holders, Store, StoreConfig};
 use holdfast_model::Image;
 
 /// Without root nothing can be unpacked.
@@ -32,8 +32,14 @@ impl Bed {
 
     /// So many downloads at once.
     pub async fn with(parallel: usize) -> Self {
+        Self::made(parallel, |_| ()).await
+    }
+
+    /// After `prepare` has been at the directory in which the store's will be.
+    pub async fn made(parallel: usize, prepare: impl FnOnce(&Path)) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let store = open(directory.path(), parallel).await.unwrap();
+        prepare(directory.path());
+        let store = open(directory.path(), parallel, Holders::default()).await.unwrap();
         Self { directory, store }
     }
 
@@ -48,15 +54,20 @@ impl Bed {
         std::fs::write(directory.join("hosts.toml"), text).unwrap();
     }
 
-    /// Ends the store, lets `between` at its directory, and opens it again.
+    /// Ends the store, lets `between` at its directory, and opens it again, with nobody who holds an image.
     pub async fn reopen(self, between: impl FnOnce(&Path)) -> Self {
+        self.reopen_for(Holders::default(), between).await
+    }
+
+    /// The same with these holders.
+    pub async fn reopen_for(self, holders: Holders, between: impl FnOnce(&Path)) -> Self {
         let Self { directory, store } = self;
         drop(store);
         between(&directory.path().join("images"));
-        // The last of the store's own tasks may still hold the records for a moment.
+        // The last of the store's own tasks may still hold the directory for a moment.
         let mut last = None;
         for _ in 0..200 {
-            match open(directory.path(), 3).await {
+            match open(directory.path(), 3, holders.clone()).await {
                 Ok(store) => return Self { directory, store },
                 Err(error) => last = Some(error),
             }
@@ -92,6 +103,7 @@ impl Bed {
         for directory in ["layers", "directories", "blobs/sha256"] {
             assert_eq!(self.names(directory), Vec::<String>::new(), "{directory}");
         }
+        assert_eq!(self.names("images"), ["whole"]);
         assert_eq!(self.store.usage().await.unwrap(), holdfast_image::Usage::default());
     }
 
@@ -113,6 +125,9 @@ impl Bed {
                 "{part}"
             );
         }
+        let records = images.iter().map(|image| format!("{}.json", &image.id["sha256:".len()..]));
+        let records: Vec<String> = records.chain(["whole".to_owned()]).collect();
+        assert_eq!(self.names("images"), records);
         for image in &images {
             assert!(self.names("blobs/sha256").contains(&image.id["sha256:".len()..].to_owned()));
             assert!(image.layers.iter().all(|layer| layer.is_dir()));
@@ -120,14 +135,23 @@ impl Bed {
     }
 }
 
-pub async fn open(directory: &Path, parallel: usize) -> Result<Store, Error> {
-    Store::open(StoreConfig {
+pub async fn open(directory: &Path, parallel: usize, holders: Holders) -> Result<Store, Error> {
+    let config = StoreConfig {
         root: directory.join("images"),
         registry_config_dir: directory.join("hosts"),
         max_parallel_downloads: parallel,
         progress_timeout: PROGRESS_TIMEOUT,
-    })
-    .await
+    };
+    Store::open(config, holders).await
+}
+
+/// Owners with the images that they hold.
+pub fn holders(held: &[(&str, &str)]) -> Holders {
+    let mut holders = Holders::default();
+    for (owner, image) in held {
+        holders.images.entry((*owner).to_owned()).or_default().push((*image).to_owned());
+    }
+    holders
 }
 
 pub fn names(directory: &Path) -> Vec<String> {

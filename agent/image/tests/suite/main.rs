@@ -3,9 +3,12 @@
 
 mod bed;
 mod found;
+mod full_disk;
 mod hostile;
 mod images;
 mod import;
+mod leases;
+mod legacy;
 mod overlay;
 mod pull;
 mod recover;

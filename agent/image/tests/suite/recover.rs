@@ -2,23 +2,20 @@
 
 use std::path::Path;
 
-use crate::bed::{Bed, names, open};
+use crate::bed::{Bed, holders, names, open};
 use crate::images::{Entry, Layer, TestImage, archive, files, small};
 use crate::needs_root;
 use crate::registry::Registry;
 
 type Damage = fn(&Path);
-type ByteDamage = fn(&mut Vec<u8>);
 
-/// Two images that share a layer, one of which needs directories on top; the second has a lease.
+/// Two images that share a layer, one of which needs directories on top.
 async fn filled(registry: &Registry) -> Bed {
     let bed = Bed::new().await;
     for (mark, image) in images() {
         registry.add(mark, "v1", &image);
         bed.pull(&registry.name(mark, "v1")).await.unwrap();
     }
-    let two = bed.store.get(&registry.name("two", "v1")).unwrap().unwrap();
-    bed.store.lease(&two.id, "c1").await.unwrap();
     registry.forget_requests();
     bed
 }
@@ -71,6 +68,7 @@ async fn what_no_record_names_is_removed() {
             std::fs::copy(complete.join("layer.json"), stray.join("layer.json")).unwrap();
             std::fs::write(root.join("work/0/fs/file"), "x").unwrap();
             std::fs::write(root.join("blobs/sha256").join("1".repeat(64)), "x").unwrap();
+            std::fs::write(root.join("blobs/sha256").join("blob"), "x").unwrap();
         })
         .await;
     assert_eq!(bed.store.list(), list);
@@ -143,85 +141,120 @@ async fn missing_directories_are_noticed_and_mended() {
     bed.assert_consistent().await;
 }
 
+fn record(root: &Path, image: &TestImage) -> std::path::PathBuf {
+    root.join("images").join(format!("{}.json", &image.id()[7..]))
+}
+
+/// Everything else of an image is there, and a container may run from it; only its names are lost.
 #[tokio::test(flavor = "multi_thread")]
-async fn records_that_cannot_be_read_are_set_aside() {
+async fn a_record_that_cannot_be_read_costs_only_names() {
     needs_root!();
-    let damages: [(&str, ByteDamage); 6] = [
-        ("of no bytes", Vec::clear),
-        ("no database", |bytes| *bytes = b"{\"images\": []}".to_vec()),
-        ("of zeroes", |bytes| bytes.fill(0)),
-        ("cut", |bytes| bytes.truncate(bytes.len() / 2)),
-        ("cut in its header", |bytes| bytes.truncate(100)),
-        ("scrambled", |bytes| {
-            for at in (4096..bytes.len()).step_by(16) {
-                bytes[at] ^= 0x5a;
-            }
+    let damages: [(&str, Damage); 6] = [
+        ("of no bytes", |path| std::fs::write(path, "").unwrap()),
+        ("of zeroes", |path| std::fs::write(path, [0; 300]).unwrap()),
+        ("cut", |path| {
+            let text = std::fs::read(path).unwrap();
+            std::fs::write(path, &text[..text.len() / 2]).unwrap();
+        }),
+        ("newer", |path| {
+            let text = std::fs::read_to_string(path).unwrap();
+            std::fs::write(path, text.replace("\"version\":1", "\"version\":2")).unwrap();
+        }),
+        ("a link", |path| {
+            std::fs::remove_file(path).unwrap();
+            std::os::unix::fs::symlink("/etc/passwd", path).unwrap();
+        }),
+        ("not named so", |path| std::fs::write(path.with_file_name("README"), "").unwrap()),
+    ];
+    for (what, damage) in damages {
+        let registry = Registry::start().await;
+        let bed = filled(&registry).await;
+        let want = bed.store.list();
+        let [(_, one), _] = images();
+        let path = record(&bed.root(), &one);
+        let mut damaged = None;
+        let bed = bed
+            .reopen(|_| {
+                damage(&path);
+                damaged = std::fs::read(&path).ok();
+            })
+            .await;
+        let found = bed.store.list();
+        assert_eq!(found.len(), want.len(), "{what}");
+        for (found, want) in found.iter().zip(&want) {
+            assert_eq!((&found.id, &found.layers, &found.config), (&want.id, &want.layers, &want.config));
+            let named = found.id != one.id() || what == "not named so";
+            assert_eq!(
+                (!found.repo_tags.is_empty(), !found.repo_digests.is_empty()),
+                (named, named),
+                "{what}"
+            );
+        }
+        assert_eq!(std::fs::read(&path).ok(), damaged, "{what}: it is left alone");
+        // A pull brings the names back and downloads no layer.
+        bed.pull(&registry.name("one", "v1")).await.unwrap();
+        assert!(one.layers.iter().all(|layer| registry.count(&layer.digest()) == 0), "{what}");
+        assert_eq!(bed.store.list(), want, "{what}");
+        let _ = std::fs::remove_file(bed.root().join("images/README"));
+        let bed = bed.reopen(|_| ()).await;
+        assert_eq!(bed.store.list(), want, "{what}");
+        bed.assert_consistent().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_without_records_is_not_a_new_one() {
+    needs_root!();
+    let damages: [(&str, Damage); 3] = [
+        ("gone", |root| std::fs::remove_dir_all(root.join("images")).unwrap()),
+        ("empty", |root| {
+            std::fs::remove_dir_all(root.join("images")).unwrap();
+            std::fs::create_dir(root.join("images")).unwrap();
+        }),
+        ("gone with the sign", |root| {
+            std::fs::remove_dir_all(root.join("images")).unwrap();
+            std::fs::remove_file(root.join("store.redb")).unwrap();
         }),
     ];
     for (what, damage) in damages {
         let registry = Registry::start().await;
         let bed = filled(&registry).await;
-        let before = bed.store.list();
-        let bed = bed
-            .reopen(|root| {
-                let path = root.join("store.redb");
-                let mut bytes = std::fs::read(&path).unwrap();
-                damage(&mut bytes);
-                std::fs::write(&path, bytes).unwrap();
-            })
-            .await;
-        assert!(bed.root().join("store.redb.unreadable").exists(), "{what}");
-        // The images are there, for containers may run from them; only their names are lost.
-        let after = bed.store.list();
-        assert_eq!(after.len(), before.len(), "{what}");
-        for (before, after) in before.iter().zip(&after) {
-            assert_eq!(
-                (&before.id, &before.layers, &before.config),
-                (&after.id, &after.layers, &after.config)
-            );
-            assert!(after.repo_tags.is_empty() && after.repo_digests.is_empty());
-        }
+        let want = bed.store.list();
+        let bed = bed.reopen(damage).await;
+        let ids = |list: &[std::sync::Arc<holdfast_model::Image>]| -> Vec<_> {
+            list.iter().map(|image| (image.id.clone(), image.layers.clone())).collect()
+        };
+        assert_eq!(ids(&bed.store.list()), ids(&want), "{what}");
         bed.assert_consistent().await;
-        // A pull of each brings them back and downloads no layer.
         for (mark, image) in images() {
             bed.pull(&registry.name(mark, "v1")).await.unwrap();
             assert!(image.layers.iter().all(|layer| registry.count(&layer.digest()) == 0), "{what}");
         }
-        let names = |list: &[std::sync::Arc<holdfast_model::Image>]| -> Vec<_> {
-            list.iter().map(|image| (image.repo_tags.clone(), image.repo_digests.clone())).collect()
-        };
-        assert_eq!(names(&bed.store.list()), names(&before), "{what}");
-        // And that is durable.
-        let list = bed.store.list();
-        let bed = bed.reopen(|_| ()).await;
-        assert_eq!(bed.store.list(), list, "{what}");
+        assert_eq!(bed.store.list(), want, "{what}");
+        assert!(bed.root().join("store.redb").exists(), "{what}");
     }
 }
 
-/// Single bytes: most are harmless or found by a checksum; none may make the store fail, hang, or show what is not there.
+/// A name moves by the newcomer's record alone; that the other one's still claims it does not matter.
 #[tokio::test(flavor = "multi_thread")]
-async fn any_byte_of_the_records_may_be_wrong() {
+async fn a_process_that_ends_while_a_name_moves() {
     needs_root!();
     let registry = Registry::start().await;
     let bed = filled(&registry).await;
-    let ids: Vec<String> = bed.store.list().iter().map(|image| image.id.clone()).collect();
-    let mut bytes = Vec::new();
-    let mut bed = bed.reopen(|root| bytes = std::fs::read(root.join("store.redb")).unwrap()).await;
-    let interesting = (0..bytes.len()).filter(|at| bytes[*at] != 0 || at % 997 == 0);
-    let step = interesting.clone().count() / 60 + 1;
-    for at in interesting.step_by(step) {
-        let mut damaged = bytes.clone();
-        damaged[at] ^= 0xff;
-        bed = bed.reopen(|root| std::fs::write(root.join("store.redb"), damaged).unwrap()).await;
-        for image in bed.store.list() {
-            assert!(ids.contains(&image.id), "byte {at}");
-            assert!(image.layers.iter().all(|layer| layer.is_dir()), "byte {at}");
-        }
-        for (mark, _) in images() {
-            bed.pull(&registry.name(mark, "v1")).await.unwrap();
-        }
-        assert_eq!(bed.store.list().len(), 2, "byte {at}");
-    }
+    let [(_, one), (_, two)] = images();
+    let name = "holdfast.test/moving:1";
+    bed.store.tag(&one.id(), name).await.unwrap();
+    let path = record(&bed.root(), &one);
+    let old = std::fs::read(&path).unwrap();
+    bed.store.tag(&two.id(), name).await.unwrap();
+    let want = bed.store.list();
+    let bed = bed.reopen(|_| std::fs::write(&path, &old).unwrap()).await;
+    assert_eq!(bed.store.list(), want);
+    assert_eq!(bed.store.get(name).unwrap().unwrap().id, two.id());
+    // And it does not come back with the removal of its owner.
+    bed.store.remove(&two.id()).await.unwrap();
+    let bed = bed.reopen(|_| ()).await;
+    assert_eq!(bed.store.get(name).unwrap(), None);
     bed.assert_consistent().await;
 }
 
@@ -232,10 +265,9 @@ async fn a_store_belongs_to_one_process() {
     let bed = filled(&registry).await;
     let parent = bed.root().parent().unwrap().to_owned();
     std::fs::create_dir(bed.root().join("work/in-progress")).unwrap();
-    let error = open(&parent, 1).await.unwrap_err();
-    assert!(error.to_string().contains("open"), "{error}");
-    // Nothing was set aside, and the work of the first was let alone.
-    assert!(!bed.root().join("store.redb.unreadable").exists());
+    let error = open(&parent, 1, holders(&[])).await.unwrap_err();
+    assert!(error.to_string().contains("in use by another process"), "{error}");
+    // The work of the first was let alone.
     assert_eq!(names(&bed.root().join("work")), ["in-progress"]);
 }
 

@@ -1,4 +1,5 @@
-//! What pods wrote into their directories: how much it is, and its end. Such trees can be of any depth and width.
+//! What pods and images put into directories: how much it is, and its end. Such trees can be of any depth and width, and
+//! they are what has to go when the disk is full.
 
 use std::{
     collections::HashSet,
@@ -14,7 +15,7 @@ use std::{
 use rustix::{
     fs::{
         AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, openat, openat2, renameat_with,
-        rmdir, statat, unlinkat,
+        statat, unlinkat,
     },
     io::Errno,
 };
@@ -22,49 +23,86 @@ use rustix::{
 /// Names that are read at once.
 const AT_ONCE: usize = 4096;
 
+/// Levels that are looked at below each other when nothing can be moved up.
+const DEEPEST: usize = 64;
+
 /// Removes a directory with all in it; not being there is success. Symbolic links are removed, never followed.
 ///
 /// A tree may be deeper than any stack, and there may be fewer descriptors than levels: a directory in the tree that
-/// is not empty is moved up to its top, so that only one level is looked at.
+/// is not empty is moved up to its top, so that only one level is looked at. On a full disk there may be no room for
+/// another name at the top: then the levels below are looked at, as many as there are, until something has gone.
 ///
 /// A container's end and its removal may both be at it: what another takes away meanwhile is gone all the same.
 pub fn remove(path: &Path) -> io::Result<()> {
-    match remove_top(path) {
+    remove_at(CWD, path)
+}
+
+/// The same for a name below a directory.
+pub fn remove_at(parent: impl AsFd, name: &Path) -> io::Result<()> {
+    match remove_top(parent.as_fd(), name.as_os_str().as_bytes()) {
         Err(Errno::NOENT) => Ok(()),
         result => Ok(result?),
     }
 }
 
-fn remove_top(path: &Path) -> Result<(), Errno> {
-    let top = open_directory(CWD, path.as_os_str().as_encoded_bytes())?;
+/// Removes all that is in a directory. Others may do the same at the same time.
+pub fn empty(directory: impl AsFd) -> io::Result<()> {
+    let top = directory.as_fd();
+    let mut moved = 0;
+    while !clear(top, &mut moved)? {}
+    Ok(())
+}
+
+fn remove_top(parent: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+    let top = open_directory(parent, name)?;
     let mut moved = 0;
     loop {
-        let names = names(top.as_fd())?;
-        if names.is_empty() {
-            match rmdir(path) {
+        if clear(top.as_fd(), &mut moved)? {
+            match unlinkat(parent, name, AtFlags::REMOVEDIR) {
                 // The other one has just moved something up.
-                Err(Errno::NOTEMPTY | Errno::EXIST) => continue,
+                Err(Errno::NOTEMPTY | Errno::EXIST) => {}
                 result => return result,
-            }
-        }
-        for name in names {
-            match remove_one(top.as_fd(), &name, top.as_fd(), &mut moved) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(errno) => return Err(errno),
             }
         }
     }
 }
 
+/// Takes away some of what is in `top`; `true`: there was nothing.
+fn clear(top: BorrowedFd<'_>, moved: &mut u64) -> Result<bool, Errno> {
+    let names = names(top)?;
+    for name in &names {
+        match remove_one(top, name, top, moved, DEEPEST) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(names.is_empty())
+}
+
 /// Removes `dir/name`, or, if it is a directory that is not empty, what is in it and moves the rest to the top.
-fn remove_one(dir: BorrowedFd<'_>, name: &[u8], top: BorrowedFd<'_>, moved: &mut u64) -> Result<(), Errno> {
+fn remove_one(
+    dir: BorrowedFd<'_>,
+    name: &[u8],
+    top: BorrowedFd<'_>,
+    moved: &mut u64,
+    levels: usize,
+) -> Result<(), Errno> {
     if unlink(dir, name)? {
         return Ok(());
     }
     let directory = open_directory(dir, name)?;
     for child in names(directory.as_fd())? {
-        if !unlink(directory.as_fd(), &child)? {
-            move_up(directory.as_fd(), &child, top, moved)?;
+        if unlink(directory.as_fd(), &child)? {
+            continue;
+        }
+        match move_up(directory.as_fd(), &child, top, moved) {
+            Err(Errno::NOSPC | Errno::DQUOT) if levels > 0 => {
+                match remove_one(directory.as_fd(), &child, top, moved, levels - 1) {
+                    Ok(()) | Err(Errno::NOENT) => {}
+                    Err(errno) => return Err(errno),
+                }
+            }
+            other => other?,
         }
     }
     // Of a wide directory some is left; the caller looks again.

@@ -1,10 +1,13 @@
 //! The log: one line an event, to stderr.
 
-use std::io::IsTerminal;
+use std::{io::IsTerminal, sync::OnceLock};
 
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 use crate::config::{LogFormat, LogLevel};
+
+/// The filter in force, to be replaced by [`set_level`].
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Sets the program's log up. A second call changes nothing.
 pub fn init(level: LogLevel, format: LogFormat) {
@@ -16,11 +19,22 @@ pub fn init_for_client(level: LogLevel, format: LogFormat) {
     init_with(level, format, if level >= LogLevel::Debug { "" } else { ",holdfast::cri=off" });
 }
 
+/// Changes what is logged from now on, after [`init`].
+pub fn set_level(level: LogLevel) {
+    if let Some(filter) = FILTER.get()
+        && let Err(error) = filter.reload(EnvFilter::new(directives(level)))
+    {
+        tracing::warn!(%error, "change the log level");
+    }
+}
+
 fn init_with(level: LogLevel, format: LogFormat, more: &str) {
     let journal = std::env::var("JOURNAL_STREAM").ok();
     let stderr = rustix::fs::fstat(std::io::stderr()).ok().map(|stat| (stat.st_dev, stat.st_ino));
     let stamped = !is_journal(journal.as_deref(), stderr);
-    let registry = tracing_subscriber::registry().with(EnvFilter::new(directives(level) + more));
+    let (filter, handle) = reload::Layer::new(EnvFilter::new(directives(level) + more));
+    let _ = FILTER.set(handle);
+    let registry = tracing_subscriber::registry().with(filter);
     let lines = fmt::layer().with_writer(std::io::stderr);
     // Whether an outer program has set a subscriber before does not matter to anybody.
     let _ = match (format, stamped) {

@@ -200,6 +200,11 @@ impl Agent {
         process.end(wait::LIMIT)
     }
 
+    /// A signal that does not end it.
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        self.process.as_mut().context("no agent runs")?.signal(signal)
+    }
+
     /// kill -9 and a new start.
     pub fn crash(&mut self) -> Result<()> {
         self.kill9()?;

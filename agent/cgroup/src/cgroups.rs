@@ -80,6 +80,11 @@ impl Cgroups {
         self.inner.driver
     }
 
+    /// Whether systemd answers, which the systemd driver needs for every container.
+    pub async fn ping(&self) -> Result<(), Error> {
+        self.inner.systemd.ping().await
+    }
+
     /// Where a container's group goes: directly below the pod's. With an empty parent: below the default parent.
     pub fn container(&self, cgroup_parent: &str, id: &ContainerId) -> Result<Location, Error> {
         location::container(self.inner.driver, cgroup_parent, &self.inner.default_parent, id.as_str())

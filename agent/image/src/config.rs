@@ -10,8 +10,15 @@ use std::time::Duration;
 pub struct StoreConfig {
     /// The store's own directory, `<root>/images`; made with mode 0700 when absent.
     pub root: PathBuf,
+    /// How it pulls.
+    pub registry: RegistrySettings,
+}
+
+/// How images are pulled; may change while the store is open.
+#[derive(Debug, Clone)]
+pub struct RegistrySettings {
     /// Directory of `<host[:port]>/hosts.toml`, as containerd reads them; may be absent.
-    pub registry_config_dir: PathBuf,
+    pub config_dir: PathBuf,
     /// Layers downloaded at once, over all pulls; at least one.
     pub max_parallel_downloads: usize,
     /// A registry that sends nothing for so long is given up.

@@ -23,14 +23,13 @@ use std::sync::Arc;
 
 use holdfast_model::{Credentials, Image};
 
-pub use config::{Holders, ImportSource, Progress, StoreConfig, Usage};
+pub use config::{Holders, ImportSource, Progress, RegistrySettings, StoreConfig, Usage};
 pub use error::{Error, ErrorKind};
 pub use names::{Names, names};
 
 use crate::blocking::blocking;
-use crate::pull::Puller;
+use crate::pull::{Puller, Source};
 use crate::reference::{Reference, Target};
-use crate::registry::Registries;
 use crate::store::{Catalog, id_of};
 
 /// Called with the state of a pull; must not block.
@@ -51,9 +50,13 @@ impl Store {
         let object = format!("image store {}", config.root.display());
         let root = config.root;
         let catalog = blocking(&object, "its records", move || store::open(&root, holders)).await?;
-        let registries = Registries::new(config.registry_config_dir, config.progress_timeout);
-        let puller = Puller::new(Arc::clone(&catalog), registries, config.max_parallel_downloads);
+        let puller = Puller::new(Arc::clone(&catalog), Source::new(config.registry));
         Ok(Self { catalog, puller: Arc::new(puller) })
+    }
+
+    /// Pulls that begin from now on follow `settings`, and trust the certificates that the system has now.
+    pub fn reload(&self, settings: RegistrySettings) {
+        self.puller.set_source(Source::new(settings));
     }
 
     /// Pulls an image by tag or digest. Layers that are here are not downloaded again, and pulls that want the same layer

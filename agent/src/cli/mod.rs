@@ -7,7 +7,7 @@ mod args;
 mod output;
 mod version;
 
-use std::{io::Write, path::Path, process::ExitCode};
+use std::{io::Write, process::ExitCode};
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser};
@@ -38,7 +38,8 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
         version::show(output)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let load = || load(config.as_deref(), log_level);
+    let source = serve::Source { file: config, log_level };
+    let load = || Ok::<_, anyhow::Error>(source.load()?);
     match command {
         None => {
             Arguments::command().print_help()?;
@@ -47,7 +48,8 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Some(Command::Serve) => {
             let config = load()?;
             logging::init(config.log_level, config.log_format);
-            block_on(serve::serve(&config))??;
+            let activation = serve::Activation::take();
+            block_on(serve::serve(&config, source, activation))??;
         }
         Some(Command::Run(arguments)) => return run(load(), &arguments),
         Some(Command::Image { command }) => {
@@ -72,12 +74,6 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn load(config: Option<&Path>, log_level: Option<crate::config::LogLevel>) -> anyhow::Result<Config> {
-    let mut config = Config::load(config)?;
-    config.log_level = log_level.unwrap_or(config.log_level);
-    Ok(config)
 }
 
 /// Runs a future to its end. A thread that is still in a system call then does not keep the program.

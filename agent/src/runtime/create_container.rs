@@ -204,7 +204,7 @@ impl Runtime {
         cgroups_path: &str,
         host: HostFacts,
     ) -> Result<Built, Error> {
-        let runtime = self.clone();
+        let live = self.live.get();
         let dir = self.container_dir(id);
         let (id, level, pod_dir) = (id.clone(), levels::of_pod(pod_record), pod.dir.clone());
         let (pod_config, config, image) = (pod_record.config.clone(), config.clone(), image.clone());
@@ -212,7 +212,7 @@ impl Runtime {
         let devices = cdi::names(&config).map_err(cdi_failed)?;
         // It looks at devices and at the files that describe them, which may lie on a disk that is slow.
         blocking(move || {
-            let edits = cdi::resolve(&runtime.config.cdi.spec_dirs, &devices).map_err(cdi_failed)?;
+            let edits = cdi::resolve(&live.cdi.spec_dirs, &devices).map_err(cdi_failed)?;
             let built = holdfast_spec::build(&Inputs {
                 id: &id,
                 pod: &pod_config,
@@ -229,8 +229,8 @@ impl Runtime {
                 hostname: &pod_hostname(&pod_config),
                 cgroups_path: &cgroups_path,
                 host: &host,
-                rlimits: &runtime.config.runtime.default_rlimits(),
-                device_ownership: runtime.config.runtime.device_ownership_from_security_context,
+                rlimits: &live.runtime.default_rlimits(),
+                device_ownership: live.runtime.device_ownership_from_security_context,
                 selinux_level: &level,
             });
             built.map_err(|source| Error::Spec { operation: "create container", source })
@@ -295,7 +295,7 @@ impl Runtime {
                 .create(
                     &plan.record.cgroup,
                     &plan.record.resources,
-                    plan.extra(self.config.runtime.pids_limit),
+                    plan.extra(self.live.get().runtime.pids_limit),
                 )
                 .await
                 .map_err(|source| Error::Cgroup { operation: "make container", source })?
@@ -435,7 +435,7 @@ impl Runtime {
         failed: impl Fn(ShimError) -> Error,
     ) -> Result<Created, Error> {
         let (cgroup, resources) = (&plan.record.cgroup, &plan.record.resources);
-        let extra = plan.extra(self.config.runtime.pids_limit);
+        let extra = plan.extra(self.live.get().runtime.pids_limit);
         // Another runtime has asked systemd itself.
         let placed = if plan.record.runtime.is_some() {
             self.cgroups.adopt(cgroup, process, resources, extra).await

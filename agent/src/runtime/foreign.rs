@@ -35,7 +35,7 @@ impl Runtime {
 
     /// The same for a container whose record does not say which runtime it had.
     pub(super) async fn delete_from_all_runtimes(&self, id: &str) {
-        for runtime in self.handlers.runtimes() {
+        for runtime in self.live.get().handlers.runtimes() {
             if let Err(error) = self.delete_from_runtime(runtime, id).await {
                 tracing::warn!(container_id = id, error = %error.chain(), "what an OCI runtime has of a container");
             }

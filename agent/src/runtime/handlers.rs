@@ -97,7 +97,8 @@ impl Runtime {
     pub fn handlers(&self) -> Vec<HandlerView> {
         let ours = self.host.features;
         let built_in = HandlerView { name: String::new(), runtime: None, features: ours };
-        let others = self.handlers.0.iter().map(|(name, handler)| HandlerView {
+        let live = self.live.get();
+        let others = live.handlers.0.iter().map(|(name, handler)| HandlerView {
             name: name.clone(),
             features: handler.features(ours),
             runtime: handler.runtime.clone(),
@@ -107,7 +108,7 @@ impl Runtime {
 
     /// Asks every OCI runtime what it can do, so that Status knows it. Nobody waits for it.
     pub(super) fn ask_runtimes(&self) {
-        for (name, handler) in &self.handlers.0 {
+        for (name, handler) in &self.live.get().handlers.0 {
             let (name, handler) = (name.clone(), handler.clone());
             if handler.runtime.is_none() {
                 continue;
@@ -122,7 +123,7 @@ impl Runtime {
 
     /// The OCI runtime of a handler, ready to be used; `None` for our own stages.
     pub(super) async fn runtime_of(&self, handler: &str) -> Result<Option<(OciRuntime, Features)>, Error> {
-        let Some(handler) = self.handlers.find(handler)?.cloned() else { return Ok(None) };
+        let Some(handler) = self.live.get().handlers.find(handler)?.cloned() else { return Ok(None) };
         let Some(runtime) = &handler.runtime else { return Ok(None) };
         handler.ask().await?;
         let facts = handler.facts.lock().unwrap_or_else(PoisonError::into_inner).clone();

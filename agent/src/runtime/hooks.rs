@@ -37,7 +37,7 @@ impl Runtime {
         let spec = &mut built.launch.spec;
         let mut annotations = pod.annotations.clone();
         annotations.extend(container.annotations.clone());
-        let dirs = self.config.runtime.hooks_dirs.clone();
+        let dirs = self.live.get().runtime.hooks_dirs.clone();
         if !dirs.is_empty() {
             let command = spec.process().as_ref().and_then(|process| process.args().clone());
             let command = command.and_then(|args| args.into_iter().next()).unwrap_or_default();

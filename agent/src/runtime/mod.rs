@@ -26,6 +26,7 @@ mod kinds;
 mod leases;
 mod levels;
 mod linkage;
+mod live;
 mod lock;
 mod log_files;
 mod monitor;
@@ -33,6 +34,7 @@ mod names;
 mod object;
 mod pipes;
 mod pod_files;
+mod readiness;
 mod record;
 mod recovery;
 mod remove_container;
@@ -69,13 +71,13 @@ pub use error::{Error, Kind};
 pub use exec_sync::ExecOutput;
 pub use handlers::HandlerView;
 pub use lock::Lock;
+pub use readiness::Readiness;
 pub use record::{ContainerRecord, PodPhase};
 pub use start::{StartError, open_images};
 pub use stats::{ContainerUsage, DiskUsage};
 pub use view::{ContainerView, ExitInfo, PodView};
 
 use crate::config::Config;
-use handlers::Handlers;
 use names::Names;
 use object::{Container, ContainerName, Pod, PodName};
 
@@ -98,7 +100,8 @@ pub struct Inner {
     network: Network,
     cgroups: Cgroups,
     host: HostFacts,
-    handlers: Handlers,
+    live: live::InForce,
+    last_look: readiness::LastLook,
     seccomp: Arc<seccomp::Compiler>,
     _lock: lock::Lock,
 }

@@ -211,7 +211,8 @@ impl Runtime {
 
     /// Default sysctls. One that cannot be set here is left out: nobody asked for it, so it must fail no pod.
     fn sysctl_defaults(&self) -> sysctl::Defaults {
-        let (config, possible) = (&self.config.runtime, self.host.writable_sysctls);
+        let (live, possible) = (self.live.get(), self.host.writable_sysctls);
+        let config = &live.runtime;
         sysctl::Defaults {
             unprivileged_ports: possible && config.enable_unprivileged_ports,
             unprivileged_icmp: possible && config.enable_unprivileged_icmp,

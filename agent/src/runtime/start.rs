@@ -8,8 +8,8 @@ use std::{
     time::Duration,
 };
 
-use holdfast_cgroup::{Cgroups, Driver};
-use holdfast_image::{Store, StoreConfig};
+use holdfast_cgroup::Cgroups;
+use holdfast_image::{RegistrySettings, Store, StoreConfig};
 use holdfast_network::{CniConfig, EmbeddedConfig, Network, NetworkConfig};
 use holdfast_pod::executable;
 use holdfast_record::Durable;
@@ -18,10 +18,11 @@ use holdfast_spec::{HostFacts, seccomp};
 use super::{
     Inner, Runtime,
     blocking::{blocking, make_dir},
-    handlers::Handlers,
     leases, linkage,
+    live::{InForce, Live},
     lock::{Lock, LockError},
     names::Names,
+    readiness,
     shim::ShimError,
 };
 use crate::config::Config;
@@ -83,7 +84,7 @@ impl Runtime {
             host.apparmor_default = super::apparmor::load_default().await;
         }
         let kernel = host.kernel;
-        let handlers = Handlers::new(&config, cgroups.driver() == Driver::Systemd);
+        let live = InForce::new(Live::new(&config, cgroups.driver()));
         let seccomp_root = config.runtime.seccomp_profile_root.clone();
         let runtime = Self(Arc::new(Inner {
             boot_id,
@@ -98,7 +99,8 @@ impl Runtime {
             network,
             cgroups,
             host,
-            handlers,
+            live,
+            last_look: readiness::LastLook::default(),
             seccomp: Arc::new(seccomp::Compiler::new(seccomp_root, kernel)),
             config,
             _lock: lock,
@@ -106,6 +108,7 @@ impl Runtime {
         runtime.warm_seccomp();
         runtime.ask_runtimes();
         runtime.recover().await.map_err(|source| StartError::Recovery { source })?;
+        runtime.watch_readiness();
         Ok(runtime)
     }
 
@@ -133,13 +136,16 @@ async fn open_store(config: &Config) -> Result<Store, StartError> {
     let holders = blocking(move || leases::holders(&containers))
         .await
         .map_err(|source| StartError::Holders { path, source })?;
-    let store = StoreConfig {
-        root: config.root.join("images"),
-        registry_config_dir: config.image.registry_config_dir.clone(),
+    let store = StoreConfig { root: config.root.join("images"), registry: registry_settings(config) };
+    Store::open(store, holders).await.map_err(|source| StartError::Images { source })
+}
+
+pub(super) fn registry_settings(config: &Config) -> RegistrySettings {
+    RegistrySettings {
+        config_dir: config.image.registry_config_dir.clone(),
         max_parallel_downloads: config.image.max_parallel_downloads,
         progress_timeout: Duration::from_secs(config.image.progress_timeout_s),
-    };
-    Store::open(store, holders).await.map_err(|source| StartError::Images { source })
+    }
 }
 
 fn prepare(root: &Path, state: &Path) -> Result<Lock, StartError> {

@@ -6,7 +6,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use hyper::Request as HttpRequest;
@@ -47,7 +47,7 @@ struct Shared {
     config: Config,
     backend: Arc<dyn Backend>,
     listener: StdListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<RwLock<TlsAcceptor>>,
     /// `http://HOST:PORT`.
     base: String,
     address: SocketAddr,
@@ -59,7 +59,7 @@ struct Shared {
 impl Server {
     /// Listens, and reads the certificate; URLs may be handed out from here on. Blocks for as long as the files take.
     pub fn bind(config: Config, backend: Arc<dyn Backend>) -> Result<Self, Error> {
-        let tls = config.tls.as_ref().map(acceptor).transpose()?;
+        let tls = config.tls.as_ref().map(acceptor).transpose()?.map(RwLock::new);
         let listen = || -> io::Result<_> {
             let listener = StdListener::bind(config.address)?;
             listener.set_nonblocking(true)?;
@@ -84,6 +84,18 @@ impl Server {
             half_open,
             sessions,
         })))
+    }
+
+    /// Reads the certificate and its key again: connections from now on get them. Nothing without TLS. Blocking.
+    ///
+    /// # Errors
+    /// Files that are no certificate and key; those before stay in use.
+    pub fn reload_certificate(&self) -> Result<(), Error> {
+        if let (Some(files), Some(current)) = (&self.0.config.tls, &self.0.tls) {
+            let renewed = acceptor(files)?;
+            *current.write().unwrap_or_else(PoisonError::into_inner) = renewed;
+        }
+        Ok(())
     }
 
     /// Where it listens.
@@ -187,7 +199,9 @@ impl Server {
 
     async fn connection(self, stream: TcpStream, permit: OwnedSemaphorePermit, mut stopping: Stopping) {
         let upgrade = async {
-            match &self.0.tls {
+            let tls =
+                self.0.tls.as_ref().map(|tls| tls.read().unwrap_or_else(PoisonError::into_inner).clone());
+            match tls {
                 None => self.upgrade(stream).await,
                 Some(tls) => match tls.accept(stream).await {
                     Ok(stream) => self.upgrade(stream).await,

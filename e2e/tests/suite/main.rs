@@ -32,6 +32,7 @@ mod restart;
 mod run;
 mod security_modules;
 mod serve;
+mod service;
 mod streaming;
 mod systemd;
 mod walk;

@@ -25,8 +25,14 @@ use crate::{
 /// Path of the program in the unit in `manifests`.
 const UNIT_PROGRAM: &str = "/usr/local/bin/holdfast";
 /// Samples below `manifests`, by where they go in the directory of samples.
-const SAMPLES: [&str; 5] =
-    ["cni/10-holdfast.conflist", "config.toml", "crictl.yaml", "kubelet.yaml", "runtimeclass.yaml"];
+const SAMPLES: [&str; 6] = [
+    "cni/10-holdfast.conflist",
+    "config.toml",
+    "crictl.yaml",
+    "holdfast.socket",
+    "kubelet.yaml",
+    "runtimeclass.yaml",
+];
 /// Symlink that `systemctl enable` makes.
 const ENABLED: &str = "etc/systemd/system/multi-user.target.wants/holdfast.service";
 

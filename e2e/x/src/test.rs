@@ -53,7 +53,9 @@ pub fn test(work: &Work, options: &Options) -> Result<Counts> {
     prepare(work)?;
     let profile = if options.release { Profile::Release } else { Profile::Dev };
     build::programs(work, profile)?;
-    let executables = step("building the tests", || executables(work))?;
+    let executables = step("building the tests", || {
+        if options.e2e { executables_of(work, &["-p", "holdfast-e2e"]) } else { executables(work) }
+    })?;
     let proto = tools::cri_api_proto(work)?;
     let mut total = Counts::default();
     for executable in executables.iter().filter(|executable| executable.end_to_end || !options.e2e) {

@@ -3,6 +3,7 @@
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::error::{CallError, Result};
+use crate::failpoint;
 
 /// linux/sched.h (libc's constant is an int, which it does not fit).
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -47,6 +48,7 @@ pub struct Birth<'a> {
 /// EBUSY if the cgroup has controllers for its children, EACCES if it may not be joined, EAGAIN at a limit of
 /// processes, EINVAL for namespaces that do not go together.
 pub fn fork(birth: Birth<'_>) -> Result<Forked> {
+    failpoint::call("sys.clone3")?;
     let mut pidfd: libc::c_int = -1;
     let mut flags = birth.namespaces | libc::CLONE_PIDFD as u64;
     if birth.sibling {

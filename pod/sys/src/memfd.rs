@@ -8,12 +8,14 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat,
 use rustix::io::{Errno, pread};
 
 use crate::error::{CallError, Result};
+use crate::failpoint;
 
 const SEALS: SealFlags =
     SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
 
 /// Makes a memfd called `name` (for /proc only) that holds `bytes` and can never change again.
 pub fn sealed(name: &str, bytes: &[u8]) -> Result<OwnedFd> {
+    failpoint::call("sys.memfd_create")?;
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // NOEXEC_SEAL came in 6.3; the sysctl vm.memfd_noexec=2 allows nothing else.
     let fd = match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {

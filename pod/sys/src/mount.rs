@@ -14,6 +14,7 @@ use rustix::mount::{
 };
 
 use crate::error::{CallError, Result};
+use crate::failpoint;
 
 /// Read-only.
 pub const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
@@ -87,6 +88,7 @@ pub fn set_attributes(mount: impl AsFd, recursive: bool, change: Change<'_>) -> 
     if change.is_empty() {
         return Ok(());
     }
+    failpoint::call("sys.mount_setattr")?;
     let fd = mount.as_fd().as_raw_fd();
     let id_map = if change.id_map.is_some() { libc::MOUNT_ATTR_IDMAP } else { 0 };
     let atime = if change.set & ATIME_MASK != 0 { ATIME_MASK } else { 0 };
@@ -120,6 +122,7 @@ pub fn set_attributes(mount: impl AsFd, recursive: bool, change: Change<'_>) -> 
 /// Copies the mount that holds `path`, with what is mounted below if `recursive`, as a detached tree. Symlinks are
 /// followed; an empty path means `at` itself.
 pub fn copy_tree(at: BorrowedFd<'_>, path: &Path, recursive: bool) -> Result<OwnedFd> {
+    failpoint::call("sys.open_tree")?;
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
@@ -138,6 +141,7 @@ pub fn copy_path(path: &Path, recursive: bool) -> Result<OwnedFd> {
 
 /// Attaches a detached mount on top of `target`.
 pub fn attach(mount: impl AsFd, target: impl AsFd) -> Result<()> {
+    failpoint::call("sys.move_mount")?;
     let (mount, target) = (mount.as_fd(), target.as_fd());
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(mount, c"", target, c"", flags).map_err(|e| {
@@ -245,6 +249,7 @@ pub fn make_all_private() -> Result<()> {
 /// Makes `root` the root of our mount namespace, and lets go of the old one with all that is mounted there. The
 /// working directory is the new root afterwards.
 pub fn pivot_to(root: impl AsFd) -> Result<()> {
+    failpoint::call("sys.pivot_root")?;
     rustix::process::fchdir(root.as_fd()).map_err(|e| CallError::new("fchdir(new root)", e))?;
     // With the same directory for both, the old root ends up on top of the new one: no place to put it is needed.
     rustix::process::pivot_root(c".", c".").map_err(|e| CallError::new("pivot_root(\".\", \".\")", e))?;
@@ -262,6 +267,7 @@ pub struct FileSystem {
 impl FileSystem {
     /// Begins a new instance of a file system of this kind.
     pub fn open(kind: &str) -> Result<Self> {
+        failpoint::call("sys.fsopen")?;
         let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)
             .map_err(|e| CallError::new(format!("fsopen(\"{kind}\")"), e))?;
         Ok(Self { context, kind: kind.to_owned() })
@@ -285,6 +291,7 @@ impl FileSystem {
 
     /// Makes the instance and a detached mount of it with these attributes.
     pub fn mount(self, attributes: u64) -> Result<OwnedFd> {
+        failpoint::call("sys.fsmount")?;
         fsconfig_create(&self.context).map_err(|e| self.failed("create", "", e))?;
         let flags = MountAttrFlags::from_bits_retain(attributes as u32);
         fsmount(&self.context, FsMountFlags::FSMOUNT_CLOEXEC, flags).map_err(|e| self.failed("mount", "", e))

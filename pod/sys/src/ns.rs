@@ -7,6 +7,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use crate::error::{CallError, Result};
+use crate::failpoint;
 use crate::pidfd;
 
 /// Namespace flags as they are numbered in messages.
@@ -37,6 +38,7 @@ const PIDFD_GET_USER_NAMESPACE: libc::Ioctl = 0xFF09;
 /// # Errors
 /// ESRCH if the process is gone, EINVAL for a user namespace that is ours already or if we have threads.
 pub fn join(process: impl AsFd, namespaces: u64) -> Result<()> {
+    failpoint::call("sys.setns")?;
     let fd = process.as_fd();
     nix::sched::setns(fd, CloneFlags::from_bits_retain(namespaces as libc::c_int))
         .map_err(|e| CallError::new(format!("setns(pidfd {}, {namespaces:#x})", fd.as_raw_fd()), e))
@@ -44,6 +46,7 @@ pub fn join(process: impl AsFd, namespaces: u64) -> Result<()> {
 
 /// Leaves our namespaces of those kinds for new ones.
 pub fn unshare(namespaces: u64) -> Result<()> {
+    failpoint::call("sys.unshare")?;
     nix::sched::unshare(CloneFlags::from_bits_retain(namespaces as libc::c_int))
         .map_err(|e| CallError::new(format!("unshare({namespaces:#x})"), e))
 }

@@ -10,6 +10,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, open
 use rustix::io::Errno;
 
 use crate::error::{CallError, Result};
+use crate::failpoint;
 
 /// Symlinks that one path may have, as in the kernel (MAXSYMLINKS).
 const MAX_SYMLINKS: usize = 40;
@@ -201,6 +202,7 @@ pub fn make_directories(path: &Path) -> Result<bool> {
         there = there.parent().ok_or_else(|| failed(Errno::NOENT))?;
     };
     for name in missing.into_iter().rev() {
+        failpoint::call("sys.mkdir")?;
         match mkdirat(&at, name, Mode::from_raw_mode(0o755)) {
             // Somebody else was faster.
             Ok(()) | Err(Errno::EXIST) => {}

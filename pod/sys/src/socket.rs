@@ -21,6 +21,7 @@ use rustix::net::{
 };
 
 use crate::error::{CallError, Result};
+use crate::failpoint;
 
 /// Most descriptors that [`send_packet`] and [`recv_packet`] take (the kernel's SCM_MAX_FD is 253).
 pub const MAX_FDS: usize = 32;
@@ -40,6 +41,7 @@ pub struct Packet {
 
 /// Makes two connected sockets.
 pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
+    failpoint::call("sys.socketpair")?;
     socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .map_err(|e| CallError::new("socketpair(AF_UNIX, SOCK_SEQPACKET)", e))
 }
@@ -49,6 +51,7 @@ pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
 /// # Errors
 /// EADDRINUSE if the name is there, be it a stale socket or not.
 pub fn listen_at(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+    failpoint::call("sys.bind")?;
     listen_with(new_socket()?, dir, name)
 }
 

@@ -15,6 +15,7 @@ use std::ptr;
 use std::time::Duration;
 
 use crate::clone::Child;
+use crate::failpoint;
 use crate::pidfd;
 
 /// What to start, and with what.
@@ -86,6 +87,7 @@ pub fn spawn(command: &Command<'_>) -> Result<Child, SpawnError> {
     let prepare = |call| {
         move |errno: io::Error| SpawnError::Prepare { program: command.program.to_owned(), call, errno }
     };
+    failpoint::at("sys.spawn").map_err(prepare("clone"))?;
     let strings = Strings::new(command)?;
     let null = open_null().map_err(prepare("open /dev/null"))?;
     let stdin = above_stdio(command.stdin).map_err(prepare("fcntl(F_DUPFD_CLOEXEC) of stdin"))?;

@@ -27,6 +27,7 @@ const PATH: &str = "/org/freedesktop/systemd1";
 const INTERFACE: &str = "org.freedesktop.systemd1.Manager";
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
 const JOB: &str = "org.freedesktop.systemd1.Job";
+const PEER: &str = "org.freedesktop.DBus.Peer";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 const UNKNOWN_OBJECT: &str = "org.freedesktop.DBus.Error.UnknownObject";
 /// After so long without a signal the job itself is asked for: a manager that was executed anew may have forgotten us.
@@ -69,6 +70,12 @@ impl Bus {
     pub fn is_open(&self) -> bool {
         let state = self.waiting.lock();
         !state.ended && !state.distrusted
+    }
+
+    /// Whether systemd answers at all (D-Bus specification, org.freedesktop.DBus.Peer).
+    pub async fn ping(&self) -> zbus::Result<()> {
+        let connection = self.manager.connection();
+        connection.call_method(Some(DESTINATION), PATH, Some(PEER), "Ping", &()).await.map(drop)
     }
 
     /// A method of the manager.

@@ -71,6 +71,14 @@ impl Systemd {
             .await
     }
 
+    /// Whether it answers.
+    pub async fn ping(&self) -> Result<(), Error> {
+        within("systemd: ping".to_owned(), async {
+            self.bus("systemd").await?.ping().await.map_err(failed("Ping", "systemd"))
+        })
+        .await
+    }
+
     /// StartTransientUnit, and waits for its job.
     pub async fn start(&self, unit: &str, properties: Vec<Property>) -> Result<Started, Error> {
         within(format!("systemd: start {unit}"), async {

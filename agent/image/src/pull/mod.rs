@@ -9,7 +9,7 @@ mod flights;
 mod meter;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use holdfast_model::{Credentials, Image};
@@ -25,7 +25,7 @@ use crate::manifest::{Config, Descriptor, Found, Search, Step};
 use crate::reference::{Reference, Target};
 use crate::registry::{Fetched, Registries, Session};
 use crate::store::{Catalog, Facts, Layers, NewImage, Staged, commit, healthy};
-use crate::{Error, ErrorKind, ProgressFn};
+use crate::{Error, ErrorKind, ProgressFn, RegistrySettings};
 
 /// How often a pull joins a download that was another one's and failed for the other one's reasons.
 const MOST_JOINS: usize = 3;
@@ -35,15 +35,39 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(crate) struct Puller {
     catalog: Arc<Catalog>,
-    registries: Registries,
-    slots: Arc<Semaphore>,
+    source: RwLock<Arc<Source>>,
     flights: Flights,
 }
 
+/// Where layers come from, and how many at once.
+#[derive(Debug)]
+pub(crate) struct Source {
+    registries: Registries,
+    slots: Arc<Semaphore>,
+}
+
+impl Source {
+    pub(crate) fn new(settings: RegistrySettings) -> Self {
+        let parallel = settings.max_parallel_downloads.clamp(1, Semaphore::MAX_PERMITS);
+        Self {
+            registries: Registries::new(settings.config_dir, settings.progress_timeout),
+            slots: Arc::new(Semaphore::new(parallel)),
+        }
+    }
+}
+
 impl Puller {
-    pub(crate) fn new(catalog: Arc<Catalog>, registries: Registries, parallel: usize) -> Self {
-        let slots = Arc::new(Semaphore::new(parallel.clamp(1, Semaphore::MAX_PERMITS)));
-        Self { catalog, registries, slots, flights: Flights::default() }
+    pub(crate) fn new(catalog: Arc<Catalog>, source: Source) -> Self {
+        Self { catalog, source: RwLock::new(Arc::new(source)), flights: Flights::default() }
+    }
+
+    /// Downloads that begin from now on take `source`.
+    pub(crate) fn set_source(&self, source: Source) {
+        *self.source.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(source);
+    }
+
+    fn source(&self) -> Arc<Source> {
+        self.source.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Pulls `reference`. Dropping the future is safe at any point.
@@ -55,8 +79,8 @@ impl Puller {
     ) -> Result<Arc<Image>, Error> {
         let text = reference.to_string();
         let session = {
-            let (puller, reference) = (Arc::clone(&self), reference.clone());
-            let open = move || puller.registries.session(&reference, credentials.as_ref());
+            let (source, reference) = (self.source(), reference.clone());
+            let open = move || source.registries.session(&reference, credentials.as_ref());
             Arc::new(blocking(&text, "hosts.toml", open).await?)
         };
         let top = session.resolve().await?;
@@ -197,7 +221,7 @@ impl Puller {
     ) -> Result<Got, Error> {
         let key = Key { repository, blob: wanted.blob.digest.clone(), diff_id: wanted.diff_id.clone() };
         for join in 1.. {
-            let (home, slots) = (Arc::clone(&self.catalog.home), Arc::clone(&self.slots));
+            let (home, slots) = (Arc::clone(&self.catalog.home), Arc::clone(&self.source().slots));
             let (session, copy) = (Arc::clone(&session), wanted.clone());
             let recorded = || !wanted.damaged && self.catalog.is_recorded(&wanted.diff_id);
             let joined = self.flights.join(&key, recorded, |count| fetch(home, session, slots, copy, count));

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_image::{Error, Holders, Store, StoreConfig};
+use holdfast_image::{Error, Holders, RegistrySettings, Store, StoreConfig};
 use holdfast_model::Image;
 
 /// Without root nothing can be unpacked.
@@ -138,9 +138,11 @@ impl Bed {
 pub async fn open(directory: &Path, parallel: usize, holders: Holders) -> Result<Store, Error> {
     let config = StoreConfig {
         root: directory.join("images"),
-        registry_config_dir: directory.join("hosts"),
-        max_parallel_downloads: parallel,
-        progress_timeout: PROGRESS_TIMEOUT,
+        registry: RegistrySettings {
+            config_dir: directory.join("hosts"),
+            max_parallel_downloads: parallel,
+            progress_timeout: PROGRESS_TIMEOUT,
+        },
     };
     Store::open(config, holders).await
 }

@@ -60,10 +60,12 @@ fn present<'a>(rpc: &str, server: Option<&'a Server>) -> Result<&'a Server, Stat
 }
 
 fn refused(rpc: &'static str, error: &Error) -> Status {
-    tracing::error!(rpc, %error, "request refused");
-    match error.kind() {
-        Kind::Invalid => Status::invalid_argument(error.to_string()),
-        Kind::Exhausted => Status::resource_exhausted(error.to_string()),
-        Kind::Internal => Status::internal(error.to_string()),
-    }
+    let text = holdfast_model::chain(error);
+    let status = match error.kind() {
+        Kind::Invalid => Status::invalid_argument(text),
+        Kind::Exhausted => Status::resource_exhausted(text),
+        Kind::Internal => Status::internal(text),
+    };
+    super::super::status::log(rpc, &status);
+    status
 }

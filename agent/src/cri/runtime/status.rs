@@ -12,7 +12,7 @@ use crate::{
 };
 
 pub fn status(runtime: &Runtime, request: v1::StatusRequest) -> v1::StatusResponse {
-    let network = runtime.network().status();
+    let (network, readiness) = (runtime.network().status(), runtime.readiness());
     let condition = |kind: &str, status, reason, message| v1::RuntimeCondition {
         r#type: kind.to_owned(),
         status,
@@ -33,7 +33,7 @@ pub fn status(runtime: &Runtime, request: v1::StatusRequest) -> v1::StatusRespon
     v1::StatusResponse {
         status: Some(v1::RuntimeStatus {
             conditions: vec![
-                condition("RuntimeReady", true, String::new(), String::new()),
+                condition("RuntimeReady", readiness.ready, readiness.reason, readiness.message),
                 condition("NetworkReady", network.ready, network.reason, network.message),
             ],
         }),
@@ -108,8 +108,9 @@ pub fn update_runtime_config(
         request.runtime_config.and_then(|config| config.network_config).map(|network| network.pod_cidr);
     if let Some(cidr) = cidr.filter(|cidr| !cidr.is_empty()) {
         runtime.network().set_pod_cidr(&cidr).map_err(|error| {
-            tracing::error!(rpc = "UpdateRuntimeConfig", %error, "request refused");
-            Status::invalid_argument(format!("runtime_config.network_config.pod_cidr: {error}"))
+            let status = Status::invalid_argument(format!("runtime_config.network_config.pod_cidr: {error}"));
+            super::super::status::log("UpdateRuntimeConfig", &status);
+            status
         })?;
     }
     Ok(v1::UpdateRuntimeConfigResponse {})

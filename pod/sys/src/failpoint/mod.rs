@@ -16,6 +16,11 @@ pub(crate) use board::environment;
 #[cfg(feature = "failpoints")]
 pub use board::{Board, Fault, VARIABLE, at};
 
+/// As [`at`], for a kernel call.
+pub(crate) fn call(name: &'static str) -> crate::error::Result<()> {
+    at(name).map_err(|errno| crate::error::CallError::new(name, errno))
+}
+
 /// The failpoint `name`: passes, since this program is built without failpoints.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]

@@ -227,7 +227,7 @@ fn text(path: &Path) -> String {
 }
 
 /// Why end-to-end tests cannot run here. Under `cargo x` what is missing is an error.
-fn missing() -> Result<Option<String>> {
+pub fn missing() -> Result<Option<String>> {
     if !nix::unistd::geteuid().is_root() {
         return Ok(Some("needs root".to_owned()));
     }

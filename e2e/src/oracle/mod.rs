@@ -95,6 +95,29 @@ impl Oracle {
         self.nothing_elsewhere()
     }
 
+    /// All that is there, was not there before, and stays: for who counts what is left. What others may have made is
+    /// among it unless somebody else is at work.
+    pub fn left(&self) -> Result<Facts> {
+        let mut at_first = None;
+        let mut left = Look::default();
+        let settled = wait::until("the machine to be as before", self.limit, || {
+            left = self.new_facts()?;
+            at_first.get_or_insert_with(|| left.elsewhere.clone());
+            Ok((left.ours.is_empty() && left.elsewhere.is_empty()).then_some(()))
+        });
+        if settled.is_ok() {
+            return Ok(Facts::new());
+        }
+        let Some(who) = self.scope.neighbours.at_work(&at_first.unwrap_or_default(), &left.elsewhere) else {
+            left.ours.append(&mut left.elsewhere);
+            return Ok(left.ours);
+        };
+        if !left.elsewhere.is_empty() {
+            println!("NOTE: {who}, so this does not count:\n  {}", lines(&left.elsewhere, NOTED));
+        }
+        Ok(left.ours)
+    }
+
     fn nothing_of_ours(&self) -> Result<()> {
         let mut left = Facts::new();
         let settled = wait::until("the machine to be as before", self.limit, || {

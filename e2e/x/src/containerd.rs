@@ -48,17 +48,22 @@ pub fn build(work: &Work) -> Result<()> {
     tools::runc(work).map(drop)
 }
 
+/// Directories and a configuration of its own; `name` is a short word.
+pub fn configure(work: &Work, name: &str) -> Result<Place> {
+    let place = Place::bare(work, name)?;
+    fs::write(place.config(), configuration(work, &place)?).context("write containerd's configuration")?;
+    for dir in [network(&place), mirrors(&place)] {
+        fs::create_dir(&dir).with_context(|| format!("make {}", dir.display()))?;
+    }
+    fs::write(network(&place).join("10-peer.conflist"), conf_list(&place))
+        .context("write a CNI configuration")?;
+    Ok(place)
+}
+
 impl Containerd {
     /// Starts it with directories of its own; `name` is a short word. The pause image is there.
     pub fn start(work: &Work, name: &str) -> Result<Self> {
-        let place = Place::bare(work, name)?;
-        fs::write(place.config(), configuration(work, &place)?)
-            .context("write containerd's configuration")?;
-        for dir in [network(&place), mirrors(&place)] {
-            fs::create_dir(&dir).with_context(|| format!("make {}", dir.display()))?;
-        }
-        fs::write(network(&place).join("10-peer.conflist"), conf_list(&place))
-            .context("write a CNI configuration")?;
+        let place = configure(work, name)?;
         let unshare = spawn(work, &place)?;
         let mut containerd = Self { place, unshare };
         let ready = containerd.serves().and_then(|()| containerd.import(work, &images::pause(work)?));
@@ -117,8 +122,18 @@ fn network(place: &Place) -> PathBuf {
     place.state().join("net.d")
 }
 
-fn mirrors(place: &Place) -> PathBuf {
+/// Directory in which it looks for a `hosts.toml` of a registry.
+pub fn mirrors(place: &Place) -> PathBuf {
     place.state().join("certs.d")
+}
+
+/// Directories of what it keeps: images, snapshots and records, what dies with the boot, addresses of its pods.
+pub fn directories(place: &Place) -> [PathBuf; 3] {
+    [place.root().join("data"), place.state().join("run"), addresses(place)]
+}
+
+fn addresses(place: &Place) -> PathBuf {
+    place.state().join("addresses")
 }
 
 /// The first process in the pid namespace is a shell, to reap what loses its parent.
@@ -142,7 +157,7 @@ fn configuration(work: &Work, place: &Place) -> Result<String> {
     Ok(format!(
         r#"version = 3
 root = "{root}"
-state = "{state}/run"
+state = "{run}"
 disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.nri.v1.nri"]
 [grpc]
 address = "{socket}"
@@ -163,7 +178,8 @@ runtime_type = "io.containerd.runc.v2"
 BinaryName = "{runc}"
 SystemdCgroup = {systemd}
 "#,
-        root = place.root().join("data").display(),
+        root = directories(place)[0].display(),
+        run = directories(place)[1].display(),
         socket = place.socket().display(),
         pause = images::PAUSE,
         mirrors = mirrors(place).display(),
@@ -183,7 +199,7 @@ fn conf_list(place: &Place) -> String {
                 "type": "bridge", "bridge": "hfpeer0", "isGateway": true, "ipMasq": true,
                 "ipam": {
                     "type": "host-local",
-                    "dataDir": place.state().join("addresses"),
+                    "dataDir": addresses(place),
                     "ranges": [[{"subnet": "10.213.8.0/24"}]],
                     "routes": [{"dst": "0.0.0.0/0"}],
                 },

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use holdfast_x::{
     bench,
     build::{self, Profile},
-    check, critest, demo, fuzz, install, peer,
+    chaos, check, critest, demo, fuzz, install, peer,
     summary::Counts,
     test, vm,
     work::Work,
@@ -60,6 +60,20 @@ enum Task {
         /// Only tests whose name contains this.
         filter: Option<String>,
     },
+    /// Let faults happen while clients work, and count what is lost, wrong or left.
+    ///
+    /// Kills the agent at random moments under the churn of several clients, or lets
+    /// one of many other faults happen; in the end an oracle asks the kernel for what
+    /// is left. Everything random is decided by a seed, which is printed with the
+    /// command that replays it. docs/reliability.md says what is checked.
+    ///
+    ///   cargo x chaos --kills 3000
+    ///   cargo x chaos --peer --kills 100
+    ///   cargo x chaos --fault all
+    ///
+    /// The exit code is 0 only if nothing of ours was lost, wrong or left.
+    #[command(verbatim_doc_comment)]
+    Chaos(chaos::Options),
     /// Only what the tests need: packages, tools, images.
     Prepare,
     /// Run the end-to-end tests and critest in a virtual machine: Debian trixie,
@@ -141,6 +155,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
             bench::bench(&work, &bench::Options { alone, program, args })?;
         }
         Task::Critest { args } => match critest::critest(&work, &args)? {},
+        Task::Chaos(options) => return chaos::chaos(&work, &options),
         Task::Prepare => test::prepare(&work)?,
         Task::Fuzz { target, seconds } => fuzz::fuzz(&work, &fuzz::Options { target, seconds })?,
         Task::Check => check::check(&work)?,

@@ -16,7 +16,7 @@ use crate::{
     ledger::Fault,
     plan::{Action, Life, Plan, Script, Step},
     rpc, specs,
-    verify::{self, judge_ended, judge_memory},
+    verify::{self, judge_ended, judge_memory, status_of},
     wire::Cri,
     world::{Caller, Failure, World},
 };
@@ -131,6 +131,7 @@ impl Client {
 
     async fn run_pod(&mut self, life: &Life, uid: &str) -> Result<Pod, GivenUp> {
         let world = self.caller.world.clone();
+        let before = self.caller.generation();
         let mut cuts = life.cuts.as_slice();
         for attempt in 0..2 {
             let config = specs::pod(life.shape, uid, attempt, &world.logs, &world.cgroup_parent);
@@ -151,6 +152,9 @@ impl Client {
                     };
                     let (status, holder) = pod_status(&self.caller, &pod.id).await.map_err(|_| GivenUp)?;
                     (pod.ips, pod.holder) = (claims::ips(&status), holder);
+                    if !life.cuts.is_empty() || self.caller.generation() != before {
+                        verify::list(&self.caller, &pod).await.map_err(|_| GivenUp)?;
+                    }
                     return Ok(pod);
                 }
                 Err(Failure::Refused { .. }) => {}
@@ -190,6 +194,7 @@ impl Client {
         let pod = self.pod()?;
         let token = format!("{}-{number}", pod.uid);
         let (script, name) = (life.scripts[number], format!("n{number}"));
+        let (before, was_cut) = (self.caller.generation(), !cuts.is_empty());
         let mut cuts = cuts;
         for attempt in 0..2 {
             let config = specs::container(life.shape, &name, attempt, &script.text(&token));
@@ -214,6 +219,9 @@ impl Client {
                         memory: None,
                     };
                     self.left.pod.as_mut().ok_or(GivenUp)?.containers.push(container);
+                    if was_cut || self.caller.generation() != before {
+                        self.list().await?;
+                    }
                     return Ok(());
                 }
                 Err(Failure::Refused { .. }) => {}
@@ -232,7 +240,7 @@ impl Client {
         match caller.settle("StartContainer", cuts, call).await {
             Ok(_) => {}
             Err(failure @ Failure::Refused { again, .. }) => {
-                let (status, _) = container_status(&caller, &container.id).await.map_err(|_| GivenUp)?;
+                let (status, _) = status_of(&caller, container).await.map_err(|_| GivenUp)?;
                 let created = status.state() == v1::ContainerState::ContainerCreated;
                 let fault = if again && !created { Fault::RetryRefused } else { Fault::Stuck };
                 caller.found(fault, &format!("StartContainer of {}: {failure}", container.token));
@@ -243,7 +251,7 @@ impl Client {
             Err(Failure::Silence) => return Err(GivenUp),
         }
         container.told = Told::Started;
-        let (status, process) = container_status(&caller, &container.id).await.map_err(|_| GivenUp)?;
+        let (status, process) = status_of(&caller, container).await.map_err(|_| GivenUp)?;
         container.process = process;
         container.started_at = status.started_at;
         let alive = process.map(kernel::Process::is_alive);
@@ -264,7 +272,7 @@ impl Client {
         let Some(container) = self.container(number) else { return Ok(()) };
         let begin = Instant::now();
         loop {
-            let (status, _) = container_status(&caller, &container.id).await.map_err(|_| GivenUp)?;
+            let (status, _) = status_of(&caller, container).await.map_err(|_| GivenUp)?;
             if status.state() == v1::ContainerState::ContainerExited {
                 judge_ended(&caller, container, &status);
                 return Ok(());
@@ -313,7 +321,7 @@ impl Client {
         let call = rpc::update_container_resources(request);
         caller.insist("UpdateContainerResources", TRIES_TO_MAKE, cuts, call).await.map_err(|_| GivenUp)?;
         container.memory = Some(bytes);
-        let (status, _) = container_status(&caller, &container.id).await.map_err(|_| GivenUp)?;
+        let (status, _) = status_of(&caller, container).await.map_err(|_| GivenUp)?;
         judge_memory(&caller, container, &status);
         Ok(())
     }
@@ -337,7 +345,7 @@ impl Client {
         let call = rpc::stop_container(request);
         caller.insist("StopContainer", TRIES, cuts, call).await.map_err(|_| GivenUp)?;
         container.told = if grace { Told::Stopped } else { Told::Killed };
-        let (status, _) = container_status(&caller, &container.id).await.map_err(|_| GivenUp)?;
+        let (status, _) = status_of(&caller, container).await.map_err(|_| GivenUp)?;
         judge_ended(&caller, container, &status);
         Ok(())
     }

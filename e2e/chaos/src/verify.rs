@@ -40,6 +40,20 @@ pub fn judge_memory(caller: &Caller, container: &Container, status: &v1::Contain
     }
 }
 
+/// ContainerStatus of one that must be known.
+pub async fn status_of(
+    caller: &Caller,
+    container: &Container,
+) -> Result<(v1::ContainerStatus, Option<kernel::Process>), Failure> {
+    let answer = container_status(caller, &container.id).await;
+    if let Err(failure) = &answer
+        && failure.is_not_found()
+    {
+        caller.found(Fault::ContainerLost, &format!("container {}: {failure}", container.token));
+    }
+    answer
+}
+
 /// Asks for a pod and its containers, and compares with what is known.
 pub async fn verify(caller: &Caller, pod: &mut Pod) -> Result<(), Failure> {
     match pod_status(caller, &pod.id).await {
@@ -62,16 +76,7 @@ pub async fn verify(caller: &Caller, pod: &mut Pod) -> Result<(), Failure> {
     for container in &mut pod.containers {
         // Looked at before the question: one that ends meanwhile is no contradiction.
         let alive = container.process.map(kernel::Process::is_alive);
-        let (status, process) = match container_status(caller, &container.id).await {
-            Ok(answer) => answer,
-            Err(failure) => {
-                if failure.is_not_found() {
-                    let text = format!("container {}: {failure}", container.token);
-                    caller.found(Fault::ContainerLost, &text);
-                }
-                return Err(failure);
-            }
-        };
+        let (status, process) = status_of(caller, container).await?;
         let exited = status.state() == v1::ContainerState::ContainerExited;
         let alive = if exited { container.process.map(kernel::Process::is_alive) } else { alive };
         if let Err((fault, text)) = container.judge(&status, alive) {

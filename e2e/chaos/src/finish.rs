@@ -110,16 +110,10 @@ async fn remove_images(caller: &Caller) {
 
 /// Removes all, restarts, and looks.
 pub async fn finish(stage: &mut Stage) -> Result<Left> {
-    let caller = Caller::new(&stage.world, "finish");
-    remove_all(&caller).await;
+    remove_all(&Caller::new(&stage.world, "finish")).await;
     for _ in 0..RESTARTS {
         stage.restart().await.context("a restart at the end")?;
-        let (pods, containers) = (list_pods(&caller, None).await, list_containers(&caller, None).await);
-        if let (Ok(pods), Ok(containers)) = (pods, containers)
-            && !(pods.is_empty() && containers.is_empty())
-        {
-            caller.found(Fault::NotGone, &format!("after a restart are back: {pods:?} {containers:?}"));
-        }
+        nothing_is_back(stage).await;
     }
     let mut oracle = stage.oracle.take().context("no look before the run")?.within(SETTLE);
     oracle.agent_is_now(stage.daemon.pid());
@@ -129,4 +123,15 @@ pub async fn finish(stage: &mut Stage) -> Result<Left> {
     }
     stage.world.events.flush();
     Ok(left::objects(&facts))
+}
+
+/// With a connection that ends with it: the daemon's descriptors are counted next.
+async fn nothing_is_back(stage: &Stage) {
+    let caller = Caller::new(&stage.world, "finish");
+    let (pods, containers) = (list_pods(&caller, None).await, list_containers(&caller, None).await);
+    if let (Ok(pods), Ok(containers)) = (pods, containers)
+        && !(pods.is_empty() && containers.is_empty())
+    {
+        caller.found(Fault::NotGone, &format!("after a restart are back: {pods:?} {containers:?}"));
+    }
 }

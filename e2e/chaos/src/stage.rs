@@ -181,6 +181,8 @@ impl Stage {
             self.use_cni(has)?;
         }
         self.restart().await?;
+        // The connection that asked whether it serves is closed by then.
+        tokio::time::sleep(Duration::from_millis(200)).await;
         let oracle = Oracle::look(self.scope())?;
         self.oracle = Some(oracle);
         Ok(())

@@ -107,6 +107,14 @@ pub enum Error {
 impl Error {
     /// Whose fault it is.
     pub fn kind(&self) -> Kind {
+        match self.class() {
+            // Wherever it was met: a full disk or a full table is not our fault.
+            Kind::Internal if ran_out(self) => Kind::ResourceExhausted,
+            kind => kind,
+        }
+    }
+
+    fn class(&self) -> Kind {
         match self {
             Self::NotFound { .. } | Self::NoSuchImage { .. } => Kind::NotFound,
             Self::Ambiguous { .. } | Self::BadRequest { .. } | Self::NoSuchHandler { .. } => {
@@ -166,7 +174,24 @@ fn fault(kind: FaultKind) -> Kind {
     }
 }
 
-/// A full disk or a full table is not our fault.
+/// Whether room, memory, descriptors or processes have run out, by the errors behind this one.
+fn ran_out(error: &(dyn std::error::Error + 'static)) -> bool {
+    use rustix::io::Errno;
+    const SHORT: [Errno; 6] =
+        [Errno::NOSPC, Errno::DQUOT, Errno::NOMEM, Errno::MFILE, Errno::NFILE, Errno::AGAIN];
+    std::iter::successors(Some(error), |error| error.source()).any(|error| {
+        let io = error.downcast_ref::<io::Error>();
+        let of_shim = match error.downcast_ref() {
+            Some(ShimError::Failed(failure)) => Some(failure.errno),
+            _ => None,
+        };
+        let errno = io.and_then(io::Error::raw_os_error).or(of_shim);
+        let told = io.is_some_and(|error| io_kind(error) == Kind::ResourceExhausted);
+        told || SHORT.iter().any(|short| Some(short.raw_os_error()) == errno)
+    })
+}
+
+/// Of an error whose errno is lost, too.
 pub(super) fn io_kind(error: &io::Error) -> Kind {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::OutOfMemory => {
@@ -183,5 +208,39 @@ pub(super) fn phase_name(phase: Phase) -> &'static str {
         Phase::Created => "created",
         Phase::Running => "running",
         Phase::Exited => "exited",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_run_out_is_found_behind_any_error() {
+        let internal = |errno: i32| Error::Shim {
+            operation: "create",
+            id: "c1".to_owned(),
+            source: ShimError::Connect {
+                source: holdfast_sys::error::CallError::new("socket", io::Error::from_raw_os_error(errno)),
+            },
+        };
+        let failed = |errno| Error::Shim {
+            operation: "create",
+            id: "c1".to_owned(),
+            source: ShimError::Failed(holdfast_pod::protocol::Failure {
+                kind: FaultKind::Internal,
+                stage: "make the exit record".to_owned(),
+                errno,
+                text: String::new(),
+            }),
+        };
+        for errno in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOSPC, libc::EDQUOT, libc::EAGAIN] {
+            assert_eq!(internal(errno).kind(), Kind::ResourceExhausted, "{errno}");
+            assert_eq!(failed(errno).kind(), Kind::ResourceExhausted, "{errno}");
+        }
+        for errno in [libc::EIO, libc::EPERM] {
+            assert_eq!(internal(errno).kind(), Kind::Internal, "{errno}");
+            assert_eq!(failed(errno).kind(), Kind::Internal, "{errno}");
+        }
     }
 }

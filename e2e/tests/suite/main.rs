@@ -17,6 +17,7 @@ mod hooks;
 mod hooks_race;
 mod hostile;
 mod identity;
+mod image_records;
 mod image_volumes;
 mod images;
 mod images_found;

@@ -14,11 +14,10 @@
 //! limit: call it on a thread that may.
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -28,7 +27,7 @@ use holdfast_sys::{pidfd, proc, socket};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
-use crate::executable::{self, ExecutableError};
+use crate::executable::{self, ExecutableError, Found};
 use crate::launch::IdMap;
 use crate::protocol::FaultKind;
 use crate::report::{MAX_REPORT, Report};
@@ -169,6 +168,7 @@ impl HolderError {
 /// Starts a holder. It stands, ready, when this returns; write it down and [`PendingHolder::commit`] it.
 pub fn spawn(config: &HolderConfig) -> Result<PendingHolder, HolderError> {
     let args = arguments(config)?;
+    failpoint("runtime.holder.spawn", "start")?;
     let started = Instant::now();
     let (ours, theirs) = socket::pair().map_err(HolderError::call("make the socket"))?;
     let half = executable::start(&config.program, &args, theirs.as_fd(), None).map_err(HolderError::Spawn)?;
@@ -190,6 +190,12 @@ pub fn spawn(config: &HolderConfig) -> Result<PendingHolder, HolderError> {
             Err(error)
         }
     }
+}
+
+fn failpoint(name: &'static str, operation: &'static str) -> Result<(), HolderError> {
+    holdfast_sys::failpoint::at(name)
+        .map_err(|error| CallError::new(name, error))
+        .map_err(HolderError::call(operation))
 }
 
 /// The record, and the holder that it names.
@@ -282,6 +288,7 @@ impl PendingHolder {
 
     /// It is written down: let it outlive us. On an error it is ended.
     pub fn commit(mut self) -> Result<Holder, HolderError> {
+        failpoint("runtime.holder.commit", "commit")?;
         let Holder { pid, start_time, ref pidfd } = self.holder;
         let pidfd = pidfd.try_clone().map_err(|e| CallError::new("dup(pidfd)", e));
         let pidfd = pidfd.map_err(HolderError::call("commit"))?;
@@ -331,15 +338,9 @@ impl Holder {
     /// The holders of a pod whose record is lost, by their command lines. `pod_id` is the whole id: it is in nobody
     /// else's.
     pub fn search(program: &Path, pod_id: &str) -> Vec<Self> {
-        let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-        pids.filter(|pid| is_holder_of(*pid, program, pod_id))
-            .filter_map(|pid| {
-                let found = Self::find(pid, proc::start_time(pid).ok()?).ok()??;
-                // Looked at again while its descriptor is open: the number means this process.
-                is_holder_of(pid, program, pod_id).then_some(found)
-            })
-            .collect()
+        let found = executable::search(program, &["--pod", pod_id]).into_iter();
+        let holders = found.map(|Found { pid, start_time, pidfd }| Self { pid, start_time, pidfd });
+        holders.filter(Self::is_alive).collect()
     }
 
     /// As our pid namespace numbers it.
@@ -379,6 +380,7 @@ impl Holder {
     /// Ends it with SIGKILL, and everything in its pid namespace if it has one. Gone already is success.
     pub fn kill_and_wait(&self, limit: Duration) -> Result<(), HolderError> {
         let operation = "end the process";
+        failpoint("runtime.holder.kill", operation)?;
         pidfd::kill(&self.pidfd).map_err(HolderError::call(operation))?;
         if !pidfd::wait_exit(&self.pidfd, limit).map_err(HolderError::call(operation))? {
             return Err(HolderError::Timeout {
@@ -388,16 +390,6 @@ impl Holder {
         }
         reap(&self.pidfd).map_err(HolderError::call(operation))
     }
-}
-
-/// Its program has that name, and its arguments name that pod.
-fn is_holder_of(pid: i32, program: &Path, pod_id: &str) -> bool {
-    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let mut words = line.split(|byte| *byte == 0);
-    let named = words
-        .next()
-        .is_some_and(|first| Path::new(OsStr::from_bytes(first)).file_name() == program.file_name());
-    named && words.next() == Some(b"--pod") && words.next() == Some(pod_id.as_bytes())
 }
 
 /// The command line, checked: what is wrong with it is the request's fault, and said in the request's words.

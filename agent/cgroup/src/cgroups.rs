@@ -280,13 +280,9 @@ impl Cgroups {
     /// Kills and removes every group that has `id` in its name, wherever it lies: for an object whose record cannot be
     /// read. An id is 64 random digits, so it is in nobody else's name.
     pub async fn remove_named(&self, id: &str) -> Result<(), Error> {
-        assert!(id.len() == 64, "a shorter name may be part of somebody else's");
-        let id = id.to_owned();
-        let found =
-            self.blocking("find cgroups by name", move |inner| kill::named(&inner.layout, &id)).await?;
         let mut failures = Vec::new();
-        for path in found {
-            let location = Location::group(&path)?;
+        for location in self.named(id).await? {
+            let path = location.path().to_owned();
             // systemd makes the group of a slice anew that was removed behind its back.
             let ended = if self.inner.driver == Driver::Systemd && is_unit(&path) {
                 self.stop_unit(&location, leaf(&path)).await
@@ -298,6 +294,15 @@ impl Cgroups {
             failures.extend(self.blocking("remove cgroups by name", remove).await.err());
         }
         if failures.is_empty() { Ok(()) } else { Err(Error::Remove(Failures(failures))) }
+    }
+
+    /// Every group that has `id` in its own name, wherever it lies, but none below another one of them: for an object whose
+    /// record cannot be read.
+    pub async fn named(&self, id: &str) -> Result<Vec<Location>, Error> {
+        assert!(id.len() == 64, "a shorter name may be part of somebody else's");
+        let id = id.to_owned();
+        let found = self.blocking("find cgroups by name", move |inner| kill::named(&inner.layout, &id));
+        found.await?.iter().map(|path| Location::group(path)).collect()
     }
 
     /// The processes of the group and those below it.

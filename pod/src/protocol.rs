@@ -289,6 +289,9 @@ pub struct State {
     pub started_at_ns: i64,
     /// Log lines that were dropped since the disk took no writes.
     pub log_lines_dropped: u64,
+    /// Start has been called and is not answered yet.
+    #[serde(default)]
+    pub starting: bool,
 }
 
 /// Something that happened without being asked for.

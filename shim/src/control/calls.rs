@@ -133,6 +133,7 @@ impl Shim {
             created: container.created.clone(),
             started_at_ns: container.started_at_ns,
             log_lines_dropped: container.pump.as_ref().map_or(0, crate::pump::Pump::dropped),
+            starting: matches!(container.stage, Stage::Opening),
         }))
     }
 

@@ -9,6 +9,7 @@ pub mod cri;
 pub mod imagecli;
 pub mod logging;
 pub mod manifest;
+pub mod quarantinecli;
 pub mod runtime;
 pub mod serve;
 pub mod standalone;

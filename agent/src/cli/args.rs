@@ -38,6 +38,12 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: ImageCommand,
     },
+    /// Lists and removes pods and containers whose records cannot be read by this version.
+    #[command(after_long_help = QUARANTINE_HELP)]
+    Quarantine {
+        #[command(subcommand)]
+        command: QuarantineCommand,
+    },
     /// Prints the configuration in force as commented TOML.
     Config {
         /// Prints the defaults instead.
@@ -69,6 +75,36 @@ ClusterFirst means Default.
 
 Exit codes: 0 if all containers succeeded, else the code of the one that failed first; 128 for a command that cannot be
 started; 125 for everything that is not a container's fault; 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.";
+
+/// The way into the quarantine and out of it.
+const QUARANTINE_HELP: &str = "\
+A record that makes no sense, after a power cut perhaps, is set aside at the start of the agent: its directory is renamed to
+<id>.unreadable. One that a newer version has written stays where it is, and that version reads it again. What such
+records name is left alone: its processes, its network and its images. A container among them ends with its pod.
+
+Both commands work beside an agent as well as without one. The network and the images of what was removed are given back at the
+next start of the agent.";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum QuarantineCommand {
+    /// Lists what is in quarantine, why, its size on disk, and which of its processes live.
+    #[command(visible_alias = "ls")]
+    List {
+        /// Says how to print it.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: ImageOutput,
+    },
+    /// Removes pods and containers from the quarantine with all their files. One that still runs is refused.
+    #[command(visible_alias = "rm")]
+    Remove {
+        /// Kills what still runs.
+        #[arg(short, long)]
+        force: bool,
+        /// Ids, or their first digits.
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<String>,
+    },
+}
 
 /// `holdfast run`.
 #[derive(Debug, Clone, Args)]
@@ -214,6 +250,7 @@ mod tests {
             "holdfast run",
             "holdfast image pull",
             "holdfast image remove",
+            "holdfast quarantine remove",
             "holdfast image pull a --creds user",
             "holdfast image list -o yaml",
             "holdfast completion tcsh",

@@ -12,11 +12,11 @@ use std::{io::Write, process::ExitCode};
 use anyhow::Context;
 use clap::{CommandFactory, Parser};
 
-use crate::{config::Config, imagecli, logging, serve, standalone};
-use args::{Arguments, Command, ImageCommand};
+use crate::{config::Config, imagecli, logging, quarantinecli, serve, standalone};
+use args::{Arguments, Command, ImageCommand, QuarantineCommand};
 
 pub use args::{ImageOutput, RunArguments};
-pub use output::print;
+pub use output::{print, table};
 pub use version::CRI_LEVEL;
 
 /// Runs what the command line says, to its end.
@@ -56,6 +56,11 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let config = load()?;
             logging::init(config.log_level, config.log_format);
             block_on(image(&config, command))??;
+        }
+        Some(Command::Quarantine { command }) => {
+            let config = load()?;
+            logging::init(config.log_level, config.log_format);
+            block_on(quarantine(&config, command))??;
         }
         Some(Command::Config { default }) => {
             let config = if default { Config::default() } else { load()? };
@@ -98,6 +103,14 @@ fn run(config: anyhow::Result<Config>, arguments: &RunArguments) -> anyhow::Resu
             Ok(ExitCode::from(standalone::OWN_ERROR))
         }
     }
+}
+
+async fn quarantine(config: &Config, command: QuarantineCommand) -> anyhow::Result<()> {
+    match command {
+        QuarantineCommand::List { output } => quarantinecli::list(config, output).await?,
+        QuarantineCommand::Remove { force, ids } => quarantinecli::remove(config, &ids, force).await?,
+    }
+    Ok(())
 }
 
 async fn image(config: &Config, command: ImageCommand) -> anyhow::Result<()> {

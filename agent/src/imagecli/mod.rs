@@ -15,6 +15,8 @@ use crate::{
     runtime::{Lock, StartError, open_images},
 };
 
+pub use show::size;
+
 /// Why a command on images failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageCliError {

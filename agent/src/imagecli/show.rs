@@ -8,7 +8,7 @@ use std::{
 use holdfast_model::Image;
 use serde_json::json;
 
-use crate::cri::client::PullProgress;
+use crate::{cli, cri::client::PullProgress};
 
 /// Digits of an id that people read, as in crictl's tables.
 const SHORT: usize = 13;
@@ -61,12 +61,7 @@ pub(super) fn table(images: &[Image]) -> String {
             rows.push(row("<none>"));
         }
     }
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let (names, ids) = (width(0), width(1));
-    rows.iter().fold(String::new(), |mut text, [name, id, size]| {
-        let _ = writeln!(text, "{name:names$}  {id:ids$}  {size}");
-        text
-    })
+    cli::table(&rows)
 }
 
 /// As crictl prints them.
@@ -87,7 +82,7 @@ pub(super) fn json(images: &[Image]) -> String {
 }
 
 /// Bytes as people read them, in powers of 1000 as crictl does.
-fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     let units = ["B", "kB", "MB", "GB", "TB"];
     let mut value = bytes as f64;
     let mut unit = 0;

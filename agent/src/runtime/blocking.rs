@@ -2,6 +2,8 @@
 
 use std::{fs, path::Path};
 
+use holdfast_sys::failpoint;
+
 use super::Error;
 
 /// Runs `work` on the blocking pool. The program aborts on panic, so a lost task means that the pool is shutting
@@ -16,20 +18,15 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
 /// mkdir -p with a mode for the last component.
 pub fn make_dir(path: &Path, mode: u32) -> Result<(), Error> {
     use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(|source| Error::Io {
-        operation: "make directory",
-        path: path.to_owned(),
-        source,
-    })
+    failpoint::at("runtime.directory.make")
+        .and_then(|()| fs::DirBuilder::new().recursive(true).mode(mode).create(path))
+        .map_err(|source| Error::Io { operation: "make directory", path: path.to_owned(), source })
 }
 
 /// Removes a tree; not being there is success. Symbolic links are removed, never followed.
 pub fn remove_tree(path: &Path) -> Result<(), Error> {
-    holdfast_tree::remove(path).map_err(|source| Error::Io {
-        operation: "remove",
-        path: path.to_owned(),
-        source,
-    })
+    let removed = failpoint::at("runtime.directory.remove").and_then(|()| holdfast_tree::remove(path));
+    removed.map_err(|source| Error::Io { operation: "remove", path: path.to_owned(), source })
 }
 
 /// Nanoseconds since the epoch.

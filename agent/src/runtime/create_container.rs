@@ -26,13 +26,15 @@ use super::{
     Error, Runtime,
     blocking::{blocking, make_dir, now_ns, remove_tree},
     kept, levels, log_files,
+    monitor::{end_process, log_warnings},
     names::{Reservation, Reserved},
-    object::{Container, ContainerName, Kept, Pod},
+    object::{Container, ContainerName, Link, Pod},
+    owed::Owed,
     pod_files,
     record::{self, ContainerRecord, PodRecord, ProcessName},
     run_pod_sandbox::pod_hostname,
     shim::{Answers, Notice, Shim, ShimError},
-    stats::Samples,
+    stop_container::ORDER_LIMIT,
     stop_pod_sandbox::teardown,
 };
 
@@ -77,18 +79,25 @@ impl Runtime {
             return Err(Error::PodNotReady { id: pod.id.to_string() });
         };
         let wanted = ContainerName::new(pod.id.clone(), config.metadata.clone());
-        let name = match self.container_names.reserve(&wanted).await {
-            Reserved::New(name) => name,
-            Reserved::Taken(by) => return self.same_container(&by, &config, &wanted),
+        let name = loop {
+            match self.container_names.reserve(&wanted).await {
+                Reserved::New(name) => break name,
+                // It has been removed since, and its name is free.
+                Reserved::Taken(by) if self.container(&by).is_err() => {}
+                Reserved::Taken(by) => return self.same_container(&by, &config, &wanted),
+            }
         };
         let plan = self.plan(pod.clone(), holder, config).await?;
         let container = Box::pin(self.make_container(plan, name)).await?;
-        container.name.settle(container.id.as_str());
-        self.containers
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(container.id.clone(), container.clone());
+        self.list(&container);
+        // Not before: whoever waits for the name looks its owner up.
+        container.name.iter().for_each(|name| name.settle(container.id.as_str()));
         Ok(container.id.clone())
+    }
+
+    fn list(&self, container: &Arc<Container>) {
+        let mut containers = self.containers.write().unwrap_or_else(PoisonError::into_inner);
+        containers.insert(container.id.clone(), container.clone());
     }
 
     fn same_container(
@@ -245,23 +254,16 @@ impl Runtime {
     ) -> Result<Arc<Container>, Error> {
         let record = &plan.record;
         let dir = self.container_dir(&record.id);
-        let container = Arc::new(Container {
-            id: record.id.clone(),
-            pod_id: record.pod_id.clone(),
-            record: Kept::new(dir.clone(), record.clone()),
-            dir,
-            life: tokio::sync::Mutex::default(),
-            shim: std::sync::Mutex::default(),
-            exited: tokio::sync::watch::Sender::new(false),
-            exec_base: std::sync::Mutex::default(),
-            samples: Samples::default(),
-            name,
-        });
+        let container = Arc::new(Container::new(dir, record.clone(), Some(name), &self.durable));
         match self.fill_container(&container, &plan).await {
             Ok(()) => Ok(container),
             Err(error) => {
-                if let Err(leftover) = self.unmake_container(&container).await {
+                if let Err(leftover) = self.unmake_container(&container, Vec::new()).await {
                     tracing::warn!(container_id = %container.id, error = %leftover.chain(), "undo of a failed CreateContainer");
+                    // Nobody is told of it. It goes with its pod, or before, and whoever asks again gets another one.
+                    container.release_name();
+                    self.list(&container);
+                    self.owe(Owed::Container(container));
                 }
                 Err(error)
             }
@@ -276,9 +278,10 @@ impl Runtime {
         let record = container.record.get();
         let launch = kept::encode(&plan.built, &dir)?;
         let program = plan.seccomp.clone().filter(|_| kept::is_of_file(&plan.built.seccomp));
+        let durable = self.durable.clone();
         blocking(move || -> Result<(), Error> {
             make_dir(&dir, 0o711)?;
-            record::write(&dir, &*record)?;
+            durable.later(record::write(&dir, &*record)?);
             make_dir(&run_dir, 0o700)?;
             log_files::make_directory(log_path.parent(), "config.log_path")?;
             make_root_dirs(&dir, owner)?;
@@ -302,13 +305,13 @@ impl Runtime {
         };
         let (shim, mut notices) = self.spawn_shim(container).await?;
         let created = self.bring_to_gate(container, plan, &shim, entry, systemd).await;
-        let created = created.inspect_err(|_| super::monitor::log_warnings(container, &mut notices))?;
+        let created = created.inspect_err(|_| log_warnings(container, &mut notices))?;
         shim.order(Request::Commit).await.map_err(|source| Error::Shim {
             operation: "commit",
             id: id.to_string(),
             source,
         })?;
-        *container.shim.lock().unwrap_or_else(PoisonError::into_inner) = Some(shim);
+        container.link.send_replace(Link::Connected(shim));
         container
             .record
             .update(|record| {
@@ -316,7 +319,7 @@ impl Runtime {
                 record.init = created;
             })
             .await?;
-        self.watch_shim(container, notices);
+        self.follow_shim(container, Some(notices));
         Ok(())
     }
 
@@ -465,21 +468,24 @@ impl Runtime {
         })
     }
 
-    /// Takes back whatever there is of a container. Goes on after a failure; the directory with the record goes
-    /// last, and only if all else went.
-    pub(super) async fn unmake_container(&self, container: &Container) -> Result<(), Error> {
+    /// Takes back whatever there is of a container, after these errors. Goes on after a failure; the directory with the record
+    /// goes last, and only if all else went.
+    pub(super) async fn unmake_container(
+        &self,
+        container: &Container,
+        mut errors: Vec<Error>,
+    ) -> Result<(), Error> {
         let record = container.record.get();
-        let mut errors = Vec::new();
-        let shim = container.shim.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(shim) = shim {
-            // A shim that does not answer is killed with its cgroup below.
-            let _ = shim.order(Request::Shutdown).await;
+        if let Some(shim) = container.shim() {
+            // One that does not answer is killed below.
+            let _ = shim.order_within(ORDER_LIMIT, Request::Shutdown).await;
         }
         if let Some(name) = record.shim
             && record.boot_id == self.boot_id
         {
-            super::monitor::end_process(name).await;
+            end_process(name).await;
         }
+        container.link.send_replace(Link::Ended);
         if let Err(source) = self.cgroups.kill(&record.cgroup).await {
             errors.push(Error::Cgroup { operation: "empty container", source });
         }

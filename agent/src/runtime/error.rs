@@ -96,6 +96,8 @@ pub enum Error {
     Holder { operation: &'static str, pod: String, source: holdfast_pod::holder::HolderError },
     #[error("{operation} container {id}")]
     Shim { operation: &'static str, id: String, source: ShimError },
+    #[error("{operation} needs the shim of container {id}, process {pid}, which lives but does not answer")]
+    ShimSilent { id: String, operation: &'static str, pid: i32 },
     #[error("connect to port {port} in pod sandbox {pod}: does a program listen there on localhost?")]
     Dial { pod: String, port: u16, source: io::Error },
     #[error(transparent)]
@@ -145,7 +147,7 @@ impl Error {
                 _ => Kind::Internal,
             },
             Self::Io { source, .. } => io_kind(source),
-            Self::Dial { .. } => Kind::Unavailable,
+            Self::ShimSilent { .. } | Self::Dial { .. } => Kind::Unavailable,
             Self::Record(_) => Kind::Internal,
             Self::Teardown { errors, .. } => errors.first().map_or(Kind::Internal, Error::kind),
         }

@@ -51,7 +51,7 @@ impl Runtime {
             return Err(Error::BadRequest { field: "cmd", problem: "a command is needed".to_owned() });
         }
         let container = self.container(id)?;
-        let shim = container.running_shim("ExecSync")?;
+        let shim = container.running_shim("ExecSync").await?;
         let (launch, seccomp) = self.exec_launch(&container, &command, false).await?;
         let (stdout, stdout_end) = pipes::output(&container)?;
         let (stderr, stderr_end) = pipes::output(&container)?;

@@ -14,6 +14,7 @@ use holdfast_spec::{
     caps::CapSet,
     seccomp::{Compiler, Program},
 };
+use holdfast_sys::failpoint;
 use oci_spec::runtime::{Process, Spec};
 
 use super::{Error, object::Container};
@@ -66,7 +67,9 @@ pub fn is_of_file(profile: &SecurityProfile) -> bool {
 }
 
 fn put(dir: &Path, name: &'static str, bytes: &[u8]) -> Result<(), Error> {
-    fs::write(dir.join(name), bytes).map_err(failed("write", dir, name))
+    failpoint::at("runtime.container.file.write")
+        .and_then(|()| fs::write(dir.join(name), bytes))
+        .map_err(failed("write", dir, name))
 }
 
 fn failed(operation: &'static str, dir: &Path, name: &'static str) -> impl FnOnce(io::Error) -> Error {

@@ -7,17 +7,19 @@
 //! ```text
 //!  object.rs   a pod or container: record + handles          record.rs  the record on disk
 //!  names.rs    who has which name                            shim.rs    the connection to a shim
-//!  recovery.rs what a restarted agent does                   monitor.rs what it does when something ends
+//!  recovery/   a restart of the agent                        monitor.rs the end of a holder or a container
+//!  follow.rs   a shim from its connection to its end         owed.rs    removals that are tried until they succeed
 //! ```
 
 mod apparmor;
-mod aside;
 mod async_fd;
+mod backoff;
 mod blocking;
 mod command;
 mod create_container;
 mod error;
 mod exec_sync;
+mod follow;
 mod foreign;
 mod handlers;
 mod hooks;
@@ -32,8 +34,10 @@ mod log_files;
 mod monitor;
 mod names;
 mod object;
+mod owed;
 mod pipes;
 mod pod_files;
+mod quarantine;
 mod readiness;
 mod record;
 mod recovery;
@@ -56,14 +60,16 @@ use std::{
     collections::HashMap,
     ops::Deref,
     path::PathBuf,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
 };
 
 use holdfast_cgroup::Cgroups;
 use holdfast_image::Store;
 use holdfast_model::{ContainerId, PodId};
 use holdfast_network::Network;
+use holdfast_record::Durable;
 use holdfast_spec::{HostFacts, seccomp};
+use tokio::sync::Semaphore;
 use tracing::Instrument;
 
 pub use blocking::now_ns;
@@ -71,8 +77,9 @@ pub use error::{Error, Kind};
 pub use exec_sync::ExecOutput;
 pub use handlers::HandlerView;
 pub use lock::Lock;
+pub use quarantine::{ObjectKind, Programs, Quarantined, scan as scan_quarantine};
 pub use readiness::Readiness;
-pub use record::{ContainerRecord, PodPhase};
+pub use record::{ContainerRecord, PodPhase, RecordError};
 pub use start::{StartError, open_images};
 pub use stats::{ContainerUsage, DiskUsage};
 pub use view::{ContainerView, ExitInfo, PodView};
@@ -96,8 +103,13 @@ pub struct Inner {
     pod_names: Names<PodName>,
     container_names: Names<ContainerName>,
     levels: Names<String>,
+    /// Set by the start, before anything is served.
+    quarantine: OnceLock<Vec<Quarantined>>,
+    shim_turns: Semaphore,
+    owed_turns: Semaphore,
     images: Store,
     network: Network,
+    durable: Durable,
     cgroups: Cgroups,
     host: HostFacts,
     live: live::InForce,

@@ -2,7 +2,7 @@
 
 use std::{
     os::fd::{AsFd, OwnedFd},
-    sync::{Arc, PoisonError},
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -12,9 +12,10 @@ use tokio::{sync::mpsc, time::timeout};
 use super::{
     Runtime,
     async_fd::async_fd,
+    backoff::Backoff,
     blocking::{blocking, now_ns, remove_tree},
-    object::{Container, Pod},
-    record::{PodPhase, ProcessName},
+    object::{Container, Link, Pod},
+    record::{ContainerRecord, PodPhase, ProcessName},
     shim::Notice,
 };
 
@@ -22,66 +23,40 @@ use super::{
 const EXIT_RECORD_LIMIT: u64 = 64 << 10;
 /// Longest wait for a killed process.
 const END_LIMIT: Duration = Duration::from_secs(10);
+/// How often a process is looked at that cannot be watched.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+/// Longest wait for a disk to take an exit that nobody has asked for.
+const DURABLE_LIMIT: Duration = Duration::from_secs(2);
+/// Most attempts to read an exit record, with waits of 10 s in all.
+const READ_ATTEMPTS: u32 = 10;
 
 impl Runtime {
     /// Marks the pod NOTREADY when its holder ends, whoever ended it.
     pub(super) fn watch_holder(&self, pod: &Arc<Pod>) {
         let Some(holder) = pod.holder() else { return };
         let (runtime, pod) = (self.clone(), pod.clone());
-        let Ok(pidfd) = holder.pidfd().try_clone_to_owned() else { return };
-        drop(holder);
         tokio::spawn(async move {
-            wait_end(&pidfd).await;
-            reap_now(&pidfd);
+            wait_end(holder.pidfd()).await;
+            reap_now(holder.pidfd());
             pod.take_holder();
             if pod.record.get().phase == PodPhase::Ready {
                 tracing::info!(pod_sandbox_id = %pod.id, "holder ended: the pod sandbox is NOTREADY");
-                if let Err(error) = pod.record.learn(|record| record.phase = PodPhase::NotReady).await {
-                    tracing::warn!(pod_sandbox_id = %pod.id, %error, "pod sandbox is NOTREADY, but its record does not say so");
-                }
+                pod.record
+                    .note(|record| {
+                        if record.phase == PodPhase::Ready {
+                            record.phase = PodPhase::NotReady;
+                        }
+                    })
+                    .await;
             }
             drop(runtime);
         });
     }
 
-    /// Follows a container's shim to its end.
-    pub(super) fn watch_shim(
-        &self,
-        container: &Arc<Container>,
-        mut notices: mpsc::UnboundedReceiver<Notice>,
-    ) {
-        let (runtime, container) = (self.clone(), container.clone());
-        tokio::spawn(async move {
-            while let Some(notice) = notices.recv().await {
-                match notice {
-                    Notice::Event(Event::Exited(record)) => {
-                        runtime.container_exited(&container, record).await;
-                        return;
-                    }
-                    Notice::Event(Event::OomKilled) => {
-                        tracing::info!(container_id = %container.id, "out of memory: a process was killed");
-                    }
-                    Notice::Event(Event::Warning { text }) => log_warning(&container, &text),
-                    Notice::Event(Event::ExecExited { .. } | Event::AttachCut { .. }) => {}
-                    Notice::Closed => break,
-                }
-            }
-            runtime.shim_gone(&container).await;
-        });
-    }
-
-    /// The shim went without saying how the container ended: its record tells, or it died. A record that is unfinished is
-    /// the truth as well: what is missing is what the shim would have done after it, and that is done here.
+    /// Ends a container whose shim's process is dead: the shim's record tells how, or there is none. A record that is unfinished
+    /// is the truth as well: what is missing is what the shim would have done after it, and that is done here.
     pub(super) async fn shim_gone(&self, container: &Arc<Container>) {
-        let mut written = self.exit_record(container).await;
-        if written.as_ref().is_none_or(|record| record.unfinished) {
-            // It may have lost no more than its connection. Then it writes no other record behind our back.
-            if let Some(name) = container.record.get().shim {
-                end_process(name).await;
-            }
-            written = self.exit_record(container).await.or(written);
-        }
-        let record = match written {
+        let record = match self.exit_record(container).await {
             Some(record) if !record.unfinished => record,
             written => {
                 self.end_without_shim(container).await;
@@ -94,42 +69,59 @@ impl Runtime {
         self.container_exited(container, record).await;
     }
 
+    /// The record that a shim has left. An exit code is worth some patience with a disk that fails or a table that is full.
     async fn exit_record(&self, container: &Container) -> Option<ExitRecord> {
-        let path = container.dir.join(EXIT_RECORD_NAME);
-        blocking(move || read_exit_record(&path)).await
+        let mut backoff = Backoff::new(Duration::from_millis(10));
+        for attempt in 1.. {
+            let path = container.dir.join(EXIT_RECORD_NAME);
+            match blocking(move || read_exit_record(&path)).await {
+                Ok(record) => return record,
+                Err(error) if attempt == READ_ATTEMPTS => {
+                    tracing::warn!(container_id = %container.id, %error, "could not read how a container ended");
+                }
+                Err(_) => tokio::time::sleep(backoff.wait()).await,
+            }
+        }
+        None
     }
 
     /// Kills what is left of a container, and runs its last hooks.
     async fn end_without_shim(&self, container: &Arc<Container>) {
         tracing::warn!(container_id = %container.id, "shim ended unexpectedly: what is left of the container is killed");
         if let Err(error) = self.cgroups.kill(&container.record.get().cgroup).await {
-            tracing::warn!(container_id = %container.id, %error, "processes of a container without shim may be left");
+            let error = holdfast_model::chain(&error);
+            tracing::warn!(container_id = %container.id, error, "processes of a container without shim may be left");
         }
         self.poststop_hooks(container).await;
     }
 
     /// Records an exit and takes back what only a running container needs.
     pub(super) async fn container_exited(&self, container: &Arc<Container>, exit: ExitRecord) {
-        let updated = container
-            .record
-            .learn(|record| {
-                record.phase = Phase::Exited;
-                if exit.started_at_ns != 0 {
-                    record.started_at_ns = exit.started_at_ns;
-                }
-                record.exit = Some(exit);
-            })
-            .await;
-        if let Err(error) = updated {
-            tracing::warn!(container_id = %container.id, %error, "container has exited, but its record does not say so");
+        let _turn = container.ending.lock().await;
+        if container.phase() == Phase::Exited {
+            return;
         }
-        container.shim.lock().unwrap_or_else(PoisonError::into_inner).take();
-        container.exec_base.lock().unwrap_or_else(PoisonError::into_inner).take();
-        container.exited.send_replace(true);
+        let ended = |record: &mut ContainerRecord| {
+            record.phase = Phase::Exited;
+            if exit.started_at_ns != 0 {
+                record.started_at_ns = exit.started_at_ns;
+            }
+            record.exit = Some(exit);
+        };
+        let tell = || {
+            container.link.send_replace(Link::Ended);
+            container.exec_base.lock().unwrap_or_else(PoisonError::into_inner).take();
+            container.exited.send_replace(true);
+        };
+        // A client that saw the end of a job never runs it again, so a power cut must not bring it back to life. Who asked for
+        // the end asks again.
+        let wanted = container.end_is_wanted.load(Ordering::Relaxed);
+        let patience = (!wanted).then_some(DURABLE_LIMIT);
+        container.record.conclude(ended, patience, tell).await;
         self.release_run_parts(container).await;
     }
 
-    async fn release_run_parts(&self, container: &Container) {
+    pub(super) async fn release_run_parts(&self, container: &Container) {
         if let Some(runtime) = &container.record.get().runtime
             && let Err(error) = self.delete_from_runtime(runtime, container.id.as_str()).await
         {
@@ -155,7 +147,7 @@ impl Runtime {
     }
 }
 
-fn log_warning(container: &Container, text: &str) {
+pub(super) fn log_warning(container: &Container, text: &str) {
     tracing::warn!(container_id = %container.id, "{text}");
 }
 
@@ -168,31 +160,41 @@ pub(super) fn log_warnings(container: &Container, notices: &mut mpsc::UnboundedR
     }
 }
 
-/// Waits until the process of a pidfd has ended.
-async fn wait_end(pidfd: &OwnedFd) {
-    match async_fd(pidfd.as_fd()) {
-        Ok(fd) => {
-            let _ = fd.readable().await;
-        }
-        Err(error) => tracing::warn!(%error, "cannot watch a process"),
+/// Waits until the process of a pidfd has ended. If the reactor cannot watch it (EMFILE, ENOMEM, ENOSPC of
+/// max_user_watches) it is looked at every second: a process that nobody watches would be READY for ever.
+pub(super) async fn wait_end(pidfd: impl AsFd) {
+    let pidfd = pidfd.as_fd();
+    let watched = async { async_fd(pidfd)?.readable().await.map(drop) }.await;
+    let Err(error) = watched else { return };
+    tracing::warn!(%error, "could not watch a process: it is looked at every second");
+    while let Ok(false) = holdfast_sys::pidfd::wait_exit(pidfd, Duration::ZERO) {
+        tokio::time::sleep(LOOK_PAUSE).await;
     }
 }
 
 /// ECHILD is right for a process that an agent before us made.
-fn reap_now(pidfd: &OwnedFd) {
-    let _ = holdfast_sys::pidfd::reap(pidfd.as_fd());
+pub(super) fn reap_now(pidfd: impl AsFd) {
+    let _ = holdfast_sys::pidfd::reap(pidfd);
 }
 
-/// SIGKILL to a process by its name, then waits for its end. A reused pid is never touched.
-pub(super) async fn end_process(name: ProcessName) {
+/// SIGKILL to a process by its name, then waits for its end: whether it is dead. A reused pid is never touched.
+pub(super) async fn end_process(name: ProcessName) -> bool {
     let found = blocking(move || holdfast_sys::proc::open_identified(name.pid, name.start_time)).await;
-    let Ok(Some(pidfd)) = found else { return };
-    let _ = holdfast_sys::pidfd::signal(pidfd.as_fd(), libc::SIGKILL);
-    let _ = timeout(END_LIMIT, wait_end(&pidfd)).await;
+    let pidfd = match found {
+        Ok(Some(pidfd)) => pidfd,
+        Ok(None) => return true,
+        Err(error) => {
+            tracing::warn!(pid = name.pid, error = holdfast_model::chain(&error), "could not open a process");
+            return false;
+        }
+    };
+    let _ = holdfast_sys::pidfd::signal(&pidfd, libc::SIGKILL);
+    let ended = timeout(END_LIMIT, wait_end(&pidfd)).await.is_ok();
     reap_now(&pidfd);
+    ended
 }
 
-fn shim_died(started_at_ns: i64) -> ExitRecord {
+pub(super) fn shim_died(started_at_ns: i64) -> ExitRecord {
     ExitRecord {
         exit_code: SHIM_DIED_EXIT_CODE,
         started_at_ns,
@@ -203,9 +205,13 @@ fn shim_died(started_at_ns: i64) -> ExitRecord {
     }
 }
 
-pub(super) fn read_exit_record(path: &std::path::Path) -> Option<ExitRecord> {
+/// `None`: there is none, or its bytes are none.
+pub(super) fn read_exit_record(path: &std::path::Path) -> std::io::Result<Option<ExitRecord>> {
     let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).ok()?;
-    std::io::Read::read_to_end(&mut std::io::Read::take(file, EXIT_RECORD_LIMIT), &mut bytes).ok()?;
-    serde_json::from_slice(&bytes).ok()
+    let file = match std::fs::File::open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    std::io::Read::read_to_end(&mut std::io::Read::take(file, EXIT_RECORD_LIMIT), &mut bytes)?;
+    Ok(serde_json::from_slice(&bytes).ok())
 }

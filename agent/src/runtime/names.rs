@@ -28,7 +28,18 @@ impl<N> Default for Names<N> {
 
 #[derive(Debug, Clone)]
 struct Slot {
-    owner: watch::Receiver<Option<String>>,
+    owner: watch::Receiver<Owner>,
+}
+
+/// The owner of a taken name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Owner {
+    /// Its object is being made.
+    Maker,
+    /// The object with this id.
+    Object(String),
+    /// None any more: the name is free.
+    Nobody,
 }
 
 /// A taken name. Releasing or dropping it gives the name back.
@@ -37,7 +48,7 @@ pub struct Reservation<N: Eq + Hash> {
     names: Names<N>,
     released: AtomicBool,
     name: N,
-    owner: watch::Sender<Option<String>>,
+    owner: watch::Sender<Owner>,
 }
 
 /// What became of a request for a name.
@@ -56,16 +67,15 @@ impl<N: Clone + Eq + Hash> Names<N> {
             let mut owner = {
                 let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
                 let Some(slot) = slots.get(name) else {
-                    let (sender, receiver) = watch::channel(None);
+                    let (sender, receiver) = watch::channel(Owner::Maker);
                     slots.insert(name.clone(), Slot { owner: receiver });
                     return Reserved::New(self.reservation(name, sender));
                 };
                 slot.owner.clone()
             };
-            // An error means that the maker gave up and its guard is gone: try again.
-            if let Ok(id) = owner.wait_for(Option::is_some).await
-                && let Some(id) = id.clone()
-            {
+            // An error or nobody means that the maker gave up: try again.
+            let known = owner.wait_for(|owner| *owner != Owner::Maker).await.map(|owner| owner.clone());
+            if let Ok(Owner::Object(id)) = known {
                 return Reserved::Taken(id);
             }
             tokio::task::yield_now().await;
@@ -78,12 +88,12 @@ impl<N: Clone + Eq + Hash> Names<N> {
         if slots.contains_key(name) {
             return None;
         }
-        let (sender, receiver) = watch::channel(Some(id.to_owned()));
+        let (sender, receiver) = watch::channel(Owner::Object(id.to_owned()));
         slots.insert(name.clone(), Slot { owner: receiver });
         Some(self.reservation(name, sender))
     }
 
-    fn reservation(&self, name: &N, owner: watch::Sender<Option<String>>) -> Reservation<N> {
+    fn reservation(&self, name: &N, owner: watch::Sender<Owner>) -> Reservation<N> {
         Reservation { names: self.clone(), released: AtomicBool::new(false), name: name.clone(), owner }
     }
 }
@@ -91,13 +101,15 @@ impl<N: Clone + Eq + Hash> Names<N> {
 impl<N: Eq + Hash> Reservation<N> {
     /// The object is there: whoever waits for the name learns its id.
     pub fn settle(&self, id: &str) {
-        self.owner.send_replace(Some(id.to_owned()));
+        self.owner.send_replace(Owner::Object(id.to_owned()));
     }
 
     /// The object is gone, though somebody may still hold its handle.
     pub fn release(&self) {
         if !self.released.swap(true, Ordering::Relaxed) {
             self.names.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+            // Who waits must not wait for the last handle to go.
+            self.owner.send_replace(Owner::Nobody);
         }
     }
 }
@@ -138,6 +150,23 @@ mod tests {
         tokio::task::yield_now().await;
         drop(first);
         assert!(matches!(waiting.await.unwrap(), Reserved::New(_)));
+    }
+
+    /// As with an object that could not be made, nor undone at once.
+    #[tokio::test]
+    async fn a_name_comes_back_though_its_guard_is_kept() {
+        let names = Names::default();
+        let Reserved::New(first) = names.reserve(&"a").await else { panic!("name was free") };
+        let waiting = tokio::spawn({
+            let names = names.clone();
+            async move { names.reserve(&"a").await }
+        });
+        tokio::task::yield_now().await;
+        first.release();
+        let Reserved::New(second) = waiting.await.unwrap() else { panic!("name was released") };
+        drop(first);
+        second.settle("id2");
+        assert!(matches!(names.reserve(&"a").await, Reserved::Taken(id) if id == "id2"));
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use std::{
 
 use holdfast_model::{DnsConfig, PodSandboxConfig};
 use holdfast_spec::PodFiles;
+use holdfast_sys::failpoint;
 
 use super::Error;
 
@@ -40,7 +41,8 @@ pub fn write(
 }
 
 fn put(path: &PathBuf, text: &str) -> Result<(), Error> {
-    fs::write(path, text).map_err(|source| Error::Io { operation: "write", path: path.clone(), source })
+    let written = failpoint::at("runtime.pod.file.write").and_then(|()| fs::write(path, text));
+    written.map_err(|source| Error::Io { operation: "write", path: path.clone(), source })
 }
 
 /// A host without the file is odd, but a pod starts on it all the same.

@@ -1,12 +1,10 @@
 //! Records of pods and containers on disk.
 //!
 //! A record is written before the thing that it describes is made, by create and rename: `kill -9` leaves the old
-//! one or the new one. No fsync: after a power cut the boot id differs, and what a record names is gone anyway. A
-//! file that does not read as a record (cut short, of a newer version) is set aside under another name and never
-//! fatal.
+//! one or the new one. It is durable soon after, in the background.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -18,7 +16,7 @@ use holdfast_pod::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-/// Version that this program writes. A larger one is set aside.
+/// Version that this program writes. A larger one is left to the program that wrote it.
 pub const VERSION: u32 = 1;
 /// File name of a record in its object's directory.
 pub const FILE: &str = "record.json";
@@ -27,9 +25,12 @@ pub const FILE: &str = "record.json";
 #[derive(Debug, thiserror::Error)]
 #[error("{operation} record {path:?}")]
 pub struct RecordError {
-    operation: &'static str,
-    path: PathBuf,
-    source: io::Error,
+    /// What was done to it.
+    pub operation: &'static str,
+    /// The file, or a directory of them.
+    pub path: PathBuf,
+    /// Why it failed.
+    pub source: io::Error,
 }
 
 /// Where a pod sandbox stands.
@@ -47,7 +48,7 @@ pub enum PodPhase {
 }
 
 /// A process by a name that is never reused: pid and start time within one boot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ProcessName {
     /// pid in the agent's namespace.
     pub pid: i32,
@@ -136,65 +137,40 @@ pub struct ContainerRecord {
 
 /// What records have in common.
 pub trait Record: Serialize + DeserializeOwned {
-    /// The version it was written with.
-    fn version(&self) -> u32;
+    /// Its object's id, which is the name of its directory.
+    fn id(&self) -> &str;
+
+    /// The path of a cgroup that is the object's alone, so that its id is in there.
+    fn own_cgroup(&self) -> Option<&str>;
 }
 
 impl Record for PodRecord {
-    fn version(&self) -> u32 {
-        self.version
+    fn id(&self) -> &str {
+        self.id.as_str()
+    }
+
+    /// A pod's group is mostly the kubelet's.
+    fn own_cgroup(&self) -> Option<&str> {
+        None
     }
 }
 
 impl Record for ContainerRecord {
-    fn version(&self) -> u32 {
-        self.version
+    fn id(&self) -> &str {
+        self.id.as_str()
+    }
+
+    fn own_cgroup(&self) -> Option<&str> {
+        Some(self.cgroup.path())
     }
 }
 
-/// Writes `record` into the existing directory `dir`. Blocking.
-pub fn write<R: Record>(dir: &Path, record: &R) -> Result<(), RecordError> {
+/// Writes `record` into the existing directory `dir`; returns the file. Blocking.
+pub fn write<R: Record>(dir: &Path, record: &R) -> Result<PathBuf, RecordError> {
     let path = dir.join(FILE);
-    let new = dir.join("record.json.new");
     let bytes = serde_json::to_vec(record).map_err(io::Error::from);
-    bytes
-        .and_then(|bytes| fs::write(&new, bytes))
-        .and_then(|()| fs::rename(&new, &path))
-        .map_err(|source| RecordError { operation: "write", path, source })
-}
-
-/// What a directory of records holds.
-#[derive(Debug)]
-pub struct Loaded<R> {
-    /// The records that could be read.
-    pub records: Vec<R>,
-    /// Directories whose record was not there or was set aside, with the reason.
-    pub nameless: Vec<(PathBuf, String)>,
-}
-
-/// Reads every `parent/*/record.json`. Blocking.
-pub fn load<R: Record>(parent: &Path) -> Result<Loaded<R>, RecordError> {
-    let mut loaded = Loaded { records: Vec::new(), nameless: Vec::new() };
-    let entries = fs::read_dir(parent).map_err(|source| RecordError {
-        operation: "list",
-        path: parent.to_owned(),
-        source,
-    })?;
-    for entry in entries.flatten() {
-        let dir = entry.path();
-        match read::<R>(&dir.join(FILE)) {
-            Ok(record) => loaded.records.push(record),
-            Err(reason) => loaded.nameless.push((dir, reason)),
-        }
+    match bytes.and_then(|bytes| holdfast_record::write(&path, &bytes)) {
+        Ok(()) => Ok(path),
+        Err(source) => Err(RecordError { operation: "write", path, source }),
     }
-    Ok(loaded)
-}
-
-fn read<R: Record>(path: &Path) -> Result<R, String> {
-    let bytes = fs::read(path).map_err(|error| error.to_string())?;
-    let record: R = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
-    if record.version() > VERSION {
-        return Err(format!("version {} is newer than {VERSION}", record.version()));
-    }
-    Ok(record)
 }

@@ -16,7 +16,8 @@ use super::{
     blocking::{blocking, make_dir, now_ns, remove_tree},
     levels, log_files,
     names::{Reservation, Reserved},
-    object::{Kept, Pod, PodName},
+    object::{Pod, PodName},
+    owed::Owed,
     pod_files,
     record::{self, PodPhase, PodRecord, ProcessName},
 };
@@ -78,15 +79,20 @@ impl Runtime {
             config,
         };
         let wanted = PodName::of(&record);
-        let name = match self.pod_names.reserve(&wanted).await {
-            Reserved::New(name) => name,
-            Reserved::Taken(by) => return self.same_pod(&by, &record, &wanted),
+        let name = loop {
+            match self.pod_names.reserve(&wanted).await {
+                Reserved::New(name) => break name,
+                // It has been removed since, and its name is free.
+                Reserved::Taken(by) if self.pod(&by).is_err() => {}
+                Reserved::Taken(by) => return self.same_pod(&by, &record, &wanted),
+            }
         };
         let level = self.reserve_level(&id, &record.config);
         record.selinux_level = level.as_ref().map(|(level, _)| level.clone()).unwrap_or_default();
         let pod = self.make_pod(record, name, level.map(|(_, reservation)| reservation)).await?;
         self.pods.write().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), pod.clone());
-        pod.name.settle(id.as_str());
+        // Not before: whoever waits for the name looks its owner up.
+        pod.name.iter().for_each(|name| name.settle(id.as_str()));
         self.watch_holder(&pod);
         Ok(id)
     }
@@ -106,46 +112,34 @@ impl Runtime {
         level: Option<Reservation<String>>,
     ) -> Result<Arc<Pod>, Error> {
         let dir = self.pod_dir(&record.id);
-        let pod = Arc::new(Pod {
-            id: record.id.clone(),
-            record: Kept::new(dir.clone(), record),
-            dir,
-            life: tokio::sync::RwLock::default(),
-            holder: std::sync::Mutex::default(),
-            forwards: super::session::Forwards::default(),
-            name,
-            level,
-        });
+        let pod = Arc::new(Pod::new(dir, record, None, Some(name), level, &self.durable));
         match self.fill_pod(&pod).await {
             Ok(()) => Ok(pod),
             Err(error) => {
                 if let Err(leftover) = self.unmake_pod(&pod).await {
                     tracing::warn!(pod_sandbox_id = %pod.id, error = %leftover.chain(), "undo of a failed RunPodSandbox");
-                    self.list_what_is_left(&pod).await;
+                    // Nobody is told of it, and whoever asks again gets another one.
+                    pod.release_names();
+                    self.pods
+                        .write()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .insert(pod.id.clone(), pod.clone());
+                    self.owe(Owed::Pod(pod));
                 }
                 Err(error)
             }
         }
     }
 
-    /// What could not be taken back now (a CNI plugin that fails in DEL as well) is listed as NOTREADY, so that
-    /// whoever cleans up can try again, as with containerd.
-    async fn list_what_is_left(&self, pod: &Arc<Pod>) {
-        if let Err(error) = pod.record.learn(|record| record.phase = PodPhase::NotReady).await {
-            tracing::warn!(pod_sandbox_id = %pod.id, %error, "a record does not say what is known");
-        }
-        self.pods.write().unwrap_or_else(PoisonError::into_inner).insert(pod.id.clone(), pod.clone());
-        pod.name.settle(pod.id.as_str());
-    }
-
     async fn fill_pod(&self, pod: &Arc<Pod>) -> Result<(), Error> {
         let record = pod.record.get();
         let host_network = record.config.security.namespaces.network == NamespaceMode::Node;
         let hostname = pod_hostname(&record.config);
+        let durable = self.durable.clone();
         let first = (pod.dir.clone(), record.clone());
         blocking(move || -> Result<(), Error> {
             make_dir(&first.0, 0o755)?;
-            record::write(&first.0, &*first.1)?;
+            durable.later(record::write(&first.0, &*first.1)?);
             log_files::make_directory(Some(first.1.config.log_directory.as_ref()), "config.log_directory")
         })
         .await?;

@@ -16,7 +16,7 @@ use holdfast_pod::{
     channel::{self, ChannelError},
     protocol::{Answer, Call, Event, Failure, FdRole, Packet, Request, SOCKET_NAME},
 };
-use holdfast_sys::{error::CallError, socket};
+use holdfast_sys::{error::CallError, failpoint, socket};
 use tokio::{
     io::unix::AsyncFd,
     sync::{mpsc, oneshot},
@@ -27,7 +27,7 @@ use tokio::{
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
 /// Longest wait for a shim to take a connection.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+const CONNECT_LIMIT: Duration = Duration::from_millis(500);
 
 /// Why a shim could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -105,13 +105,14 @@ impl Shim {
         Ok(shim)
     }
 
-    /// Connects to the shim that has its socket in `run_dir`. Blocking, but only for the kernel's `connect`.
-    pub fn connect(run_dir: &Path, notices: mpsc::UnboundedSender<Notice>) -> Result<Arc<Self>, ShimError> {
-        let dir = std::fs::File::open(run_dir)
+    /// Connects to the shim that has its socket in `run_dir`; [`Self::new`] takes it. Blocking, while the shim's queue of
+    /// connections is full.
+    pub fn open(run_dir: &Path) -> Result<OwnedFd, ShimError> {
+        let dir = failpoint::at("runtime.shim.connect")
+            .and_then(|()| std::fs::File::open(run_dir))
             .map_err(|source| ShimError::Socket { operation: "open directory of", source })?;
-        let socket = socket::connect_at(dir.as_fd(), SOCKET_NAME, CONNECT_LIMIT)
-            .map_err(|source| ShimError::Connect { source })?;
-        Self::new(socket, notices)
+        socket::connect_at(dir.as_fd(), SOCKET_NAME, CONNECT_LIMIT)
+            .map_err(|source| ShimError::Connect { source })
     }
 
     /// Sends a request and waits for its one answer.
@@ -138,10 +139,17 @@ impl Shim {
 
     /// Sends a request that answers with nothing.
     pub async fn order(&self, request: Request) -> Result<(), ShimError> {
+        self.order_within(ANSWER_LIMIT, request).await
+    }
+
+    /// The same with a limit of its own, for who has other ways.
+    pub async fn order_within(&self, limit: Duration, request: Request) -> Result<(), ShimError> {
         let name = request_name(&request);
-        match self.call(request, &[], ANSWER_LIMIT).await? {
-            Answer::Ok => Ok(()),
-            _ => Err(ShimError::Unexpected { request: name }),
+        match timeout(limit, self.call(request, &[], limit)).await {
+            Ok(Ok(Answer::Ok)) => Ok(()),
+            Ok(Ok(_)) => Err(ShimError::Unexpected { request: name }),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(ShimError::Timeout { request: name, limit }),
         }
     }
 

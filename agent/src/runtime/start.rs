@@ -14,6 +14,8 @@ use holdfast_network::{CniConfig, EmbeddedConfig, Network, NetworkConfig};
 use holdfast_pod::executable;
 use holdfast_record::Durable;
 use holdfast_spec::{HostFacts, seccomp};
+use holdfast_sys::failpoint;
+use tokio::sync::Semaphore;
 
 use super::{
     Inner, Runtime,
@@ -71,7 +73,7 @@ impl Runtime {
         blocking(move || linkage::check_shim(&shim)).await;
         let images = open_store(&config).await?;
         let durable = Durable::start().map_err(|source| StartError::Durable { source })?;
-        let network = Network::start(network_config(&config, durable, &boot_id))
+        let network = Network::start(network_config(&config, durable.clone(), &boot_id))
             .await
             .map_err(|source| StartError::Network { source })?;
         let default_parent = config.default_cgroup_parent.clone();
@@ -95,8 +97,12 @@ impl Runtime {
             pod_names: Names::default(),
             container_names: Names::default(),
             levels: Names::default(),
+            quarantine: std::sync::OnceLock::new(),
+            shim_turns: Semaphore::new(super::follow::AT_ONCE),
+            owed_turns: Semaphore::new(super::owed::AT_ONCE),
             images,
             network,
+            durable,
             cgroups,
             host,
             live,
@@ -194,7 +200,8 @@ pub(super) struct Spawned {
 /// Starts a shim with one end of a socket pair; it lives on only if it is told to commit. Blocking.
 pub(super) fn spawn_shim(program: &Path, run_dir: &Path, id: &str) -> Result<(OwnedFd, Spawned), ShimError> {
     let (ours, theirs) = holdfast_sys::socket::pair().map_err(|source| ShimError::Connect { source })?;
-    let dir = std::fs::File::open(run_dir)
+    let dir = failpoint::at("runtime.shim.spawn")
+        .and_then(|()| std::fs::File::open(run_dir))
         .map_err(|source| ShimError::Socket { operation: "open directory of", source })?;
     let args = ["--id".into(), id.into()];
     let process = executable::start(program, &args, theirs.as_fd(), Some(dir.as_fd()))

@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use holdfast_pod::protocol::{Answer, Phase, Request};
+use holdfast_pod::protocol::{Answer, FaultKind, Phase, Request};
 
-use super::{Error, Runtime, error::phase_name, object::Container, shim::ShimError};
+use super::{Error, Runtime, error::phase_name, follow::follow_start, object::Container, shim::ShimError};
 
 /// Longest wait for the command to run: hooks and other OCI runtimes take their time.
 const START_LIMIT: Duration = Duration::from_secs(100);
@@ -22,21 +22,27 @@ impl Runtime {
 
     async fn open_gate(&self, container: &Arc<Container>) -> Result<(), Error> {
         let _life = container.life.lock().await;
-        let wrong_state = |phase| Error::WrongState {
-            id: container.id.to_string(),
-            state: phase_name(phase),
-            operation: "StartContainer",
-            wanted: "created",
-        };
-        let phase = container.phase();
-        let Some(shim) = container.shim().filter(|_| phase == Phase::Created) else {
-            return Err(wrong_state(phase));
-        };
+        match container.phase() {
+            Phase::Created => {}
+            // A client whose first call timed out asks again. What it asked for is so; an error would count as a failed start and
+            // cost a container that runs. containerd refuses it, and no kubelet depends on that: it starts a container once.
+            Phase::Running => return Ok(()),
+            phase => {
+                return Err(Error::WrongState {
+                    id: container.id.to_string(),
+                    state: phase_name(phase),
+                    operation: "StartContainer",
+                    wanted: "created",
+                });
+            }
+        }
+        let shim = container.reach_shim("StartContainer").await?;
         match shim.call(Request::Start, &[], START_LIMIT).await {
             Ok(Answer::Started { started_at_ns }) => {
-                let learned = container
+                // It runs, whatever the disk says, and a restarted agent hears so from the shim.
+                container
                     .record
-                    .learn(|record| {
+                    .note(|record| {
                         record.started_at_ns = started_at_ns;
                         // A command that is over already has its exit recorded, which stays.
                         if record.phase == Phase::Created {
@@ -44,13 +50,18 @@ impl Runtime {
                         }
                     })
                     .await;
-                if let Err(error) = learned {
-                    // It runs all the same, and a restarted agent hears so from the shim.
-                    tracing::warn!(container_id = %container.id, %error, "container runs, but its record does not say so");
-                }
                 Ok(())
             }
             Ok(_) => Err(start_error(container, ShimError::Unexpected { request: "Start" })),
+            // An agent before us has called it already.
+            Err(ShimError::Failed(failure)) if failure.kind == FaultKind::Precondition => {
+                follow_start(container.clone(), shim).await;
+                if container.phase() == Phase::Running {
+                    Ok(())
+                } else {
+                    Err(start_error(container, failure.into()))
+                }
+            }
             Err(source) => {
                 // The kubelet looks at the status next: it must say EXITED by then.
                 let _ = tokio::time::timeout(EXIT_LIMIT, container.wait_exited()).await;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use holdfast_cgroup::Stats;
+use holdfast_pod::protocol::Phase;
 
 use super::{
     Error, Runtime,
@@ -101,8 +102,13 @@ impl Runtime {
         &self,
         wanted: impl Fn(&ContainerRecord) -> bool,
     ) -> Vec<ContainerUsage> {
-        let containers: Vec<_> =
-            self.all_containers().into_iter().filter(|container| wanted(&container.record.get())).collect();
+        // Nobody was told of one that is being undone.
+        let is_wanted = |record: &ContainerRecord| record.phase != Phase::Creating && wanted(record);
+        let containers: Vec<_> = self
+            .all_containers()
+            .into_iter()
+            .filter(|container| is_wanted(&container.record.get()))
+            .collect();
         let runtime = self.clone();
         blocking(move || containers.iter().map(|container| runtime.measure(container)).collect()).await
     }

@@ -1,11 +1,14 @@
 //! StopPodSandbox: containers, network, holder, cgroup. Idempotent.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use super::{
     Error, Runtime,
     blocking::blocking,
-    object::Pod,
+    object::{Container, Pod},
     record::{PodPhase, PodRecord},
 };
 
@@ -30,25 +33,16 @@ impl Runtime {
 
     /// With `life` held for writing.
     pub(super) async fn stop_pod(&self, pod: &Arc<Pod>) -> Result<(), Error> {
-        let mut stopping = tokio::task::JoinSet::new();
-        for container in self.containers_of(&pod.id) {
-            let runtime = self.clone();
-            stopping.spawn(async move { runtime.kill_container(&container).await });
-        }
-        let mut errors = Vec::new();
-        while let Some(joined) = stopping.join_next().await {
-            if let Ok(Err(error)) = joined {
-                errors.push(error);
-            }
-        }
-        if let Err(error) = self.stop_pod_parts(pod).await {
-            errors.push(error);
-        }
-        let phase = pod.record.get().phase;
-        if phase == PodPhase::Ready
-            && let Err(error) = pod.record.learn(|record| record.phase = PodPhase::NotReady).await
-        {
-            errors.push(error.into());
+        let runtime = self.clone();
+        let mut errors = for_all(self.containers_of(&pod.id), move |container| {
+            let runtime = runtime.clone();
+            async move { runtime.kill_container(&container).await }
+        })
+        .await;
+        errors.extend(self.end_quarantined_of(pod).await.err());
+        errors.extend(self.stop_pod_parts(pod).await.err());
+        if pod.record.get().phase == PodPhase::Ready {
+            pod.record.note(|record| record.phase = PodPhase::NotReady).await;
         }
         teardown(format!("pod sandbox {}", pod.id), errors)
     }
@@ -72,8 +66,11 @@ impl Runtime {
             });
         }
         if let Some(holder) = holder {
-            let killed = blocking(move || holder.kill_and_wait(HOLDER_LIMIT)).await;
+            let killing = holder.clone();
+            let killed = blocking(move || killing.kill_and_wait(HOLDER_LIMIT)).await;
             if let Err(source) = killed {
+                // Whoever tries again needs it.
+                *pod.holder.lock().unwrap_or_else(PoisonError::into_inner) = Some(holder);
                 errors.push(Error::Holder { operation: "end", pod: pod.id.to_string(), source });
             }
         }
@@ -89,6 +86,22 @@ impl Runtime {
             .await
             .map_err(|source| Error::Cgroup { operation: "remove pod", source })
     }
+}
+
+/// Does the same with all containers at once; returns what went wrong.
+pub(super) async fn for_all<F>(
+    containers: Vec<Arc<Container>>,
+    operation: impl Fn(Arc<Container>) -> F,
+) -> Vec<Error>
+where
+    F: Future<Output = Result<(), Error>> + Send + 'static,
+{
+    let mut running: tokio::task::JoinSet<_> = containers.into_iter().map(operation).collect();
+    let mut errors = Vec::new();
+    while let Some(joined) = running.join_next().await {
+        errors.extend(joined.ok().and_then(Result::err));
+    }
+    errors
 }
 
 /// No error, the one error, or all of them.

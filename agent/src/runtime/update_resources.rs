@@ -44,13 +44,17 @@ impl Runtime {
         resources: Option<Resources>,
     ) -> Result<(), Error> {
         let pod = self.pod(id)?;
-        pod.record
-            .update(|record| {
-                record.config.overhead = overhead.or(record.config.overhead.take());
-                record.config.resources = resources.or(record.config.resources.take());
-            })
-            .await?;
-        Ok(())
+        // A client that goes away must not leave memory and disk with different answers.
+        self.detached(async move {
+            pod.record
+                .update(|record| {
+                    record.config.overhead = overhead.or(record.config.overhead.take());
+                    record.config.resources = resources.or(record.config.resources.take());
+                })
+                .await?;
+            Ok(())
+        })
+        .await
     }
 }
 

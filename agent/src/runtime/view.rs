@@ -6,8 +6,8 @@ use holdfast_pod::protocol::{ExitRecord, Phase};
 
 use super::{
     Error, Runtime,
-    object::{Container, Pod},
-    record::{ContainerRecord, PodRecord},
+    object::Pod,
+    record::{ContainerRecord, PodPhase, PodRecord},
 };
 
 /// A pod sandbox as it is now.
@@ -30,8 +30,6 @@ pub struct PodView {
 pub struct ContainerView {
     /// Its record.
     pub record: Arc<ContainerRecord>,
-    /// Whether the agent has a connection to its shim, or knows its end.
-    pub known: bool,
 }
 
 /// How a container ended.
@@ -53,25 +51,35 @@ impl ContainerView {
 impl Runtime {
     /// One pod sandbox.
     pub fn pod_status(&self, id: &str) -> Result<PodView, Error> {
-        self.pod(id).map(|pod| self.pod_view(&pod))
+        let pod = self.pod(id)?;
+        if pod.record.get().phase == PodPhase::Creating {
+            return Err(Error::NotFound { what: "pod sandbox", id: id.to_owned() });
+        }
+        Ok(self.pod_view(&pod))
     }
 
-    /// All pod sandboxes, newest first.
+    /// All pod sandboxes, newest first, but for those that are being undone: nobody was told of them.
     pub fn list_pods(&self) -> Vec<PodView> {
         let mut pods: Vec<_> = self.all_pods().iter().map(|pod| self.pod_view(pod)).collect();
+        pods.retain(|pod| pod.record.phase != PodPhase::Creating);
         pods.sort_by_key(|pod| std::cmp::Reverse(pod.record.created_at_ns));
         pods
     }
 
     /// One container.
     pub fn container_status(&self, id: &str) -> Result<ContainerView, Error> {
-        self.container(id).map(|container| container_view(&container))
+        let record = self.container(id)?.record.get();
+        if record.phase == Phase::Creating {
+            return Err(Error::NotFound { what: "container", id: id.to_owned() });
+        }
+        Ok(ContainerView { record })
     }
 
-    /// All containers, newest first.
+    /// All containers, newest first, but for those that are being undone: nobody was told of them.
     pub fn list_containers(&self) -> Vec<ContainerView> {
-        let mut containers: Vec<_> =
-            self.all_containers().iter().map(|container| container_view(container)).collect();
+        let records = self.all_containers().into_iter().map(|container| container.record.get());
+        let known = records.filter(|record| record.phase != Phase::Creating);
+        let mut containers: Vec<_> = known.map(|record| ContainerView { record }).collect();
         containers.sort_by_key(|container| std::cmp::Reverse(container.record.created_at_ns));
         containers
     }
@@ -108,10 +116,4 @@ impl Runtime {
             ips: network.map(|network| network.ips).unwrap_or_default(),
         }
     }
-}
-
-fn container_view(container: &Container) -> ContainerView {
-    let record = container.record.get();
-    let known = record.phase == Phase::Exited || container.shim().is_some();
-    ContainerView { record, known }
 }

@@ -22,10 +22,9 @@ fn wanted(view: &ContainerView, filter: &v1::ContainerFilter) -> bool {
         && has_labels(&record.config.labels, &filter.label_selector)
 }
 
-/// CREATED, RUNNING, EXITED, or UNKNOWN while the shim has not been heard.
+/// CREATED, RUNNING or EXITED. UNKNOWN is not for shims that do not answer: a kubelet kills such containers.
 pub fn state(view: &ContainerView) -> v1::ContainerState {
     match view.record.phase {
-        _ if !view.known => v1::ContainerState::ContainerUnknown,
         Phase::Creating | Phase::Created => v1::ContainerState::ContainerCreated,
         Phase::Running => v1::ContainerState::ContainerRunning,
         Phase::Exited => v1::ContainerState::ContainerExited,

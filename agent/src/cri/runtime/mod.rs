@@ -158,14 +158,16 @@ impl RuntimeService for RuntimeServer {
     }
 
     async fn exec(&self, request: Request<v1::ExecRequest>) -> Result<Response<v1::ExecResponse>, Status> {
-        sessions::exec(&self.runtime, self.streaming.as_ref(), request.into_inner()).map(Response::new)
+        sessions::exec(&self.runtime, self.streaming.as_ref(), request.into_inner()).await.map(Response::new)
     }
 
     async fn attach(
         &self,
         request: Request<v1::AttachRequest>,
     ) -> Result<Response<v1::AttachResponse>, Status> {
-        sessions::attach(&self.runtime, self.streaming.as_ref(), request.into_inner()).map(Response::new)
+        sessions::attach(&self.runtime, self.streaming.as_ref(), request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn port_forward(

@@ -9,7 +9,7 @@ use tonic::Status;
 
 use crate::{cri::status::status as failed, runtime::Runtime};
 
-pub fn exec(
+pub async fn exec(
     runtime: &Runtime,
     server: Option<&Server>,
     request: v1::ExecRequest,
@@ -18,13 +18,13 @@ pub fn exec(
     let server = present(RPC, server)?;
     let v1::ExecRequest { container_id, cmd: command, tty, stdin, stdout, stderr } = request;
     let wanted = Wanted { stdin, stdout, stderr, tty };
-    runtime.check_running(&container_id, RPC).map_err(|error| failed(RPC, &error))?;
+    runtime.check_running(&container_id, RPC).await.map_err(|error| failed(RPC, &error))?;
     let request = ExecRequest { container_id, command, wanted };
     let url = server.exec_url(request).map_err(|error| refused(RPC, &error))?;
     Ok(v1::ExecResponse { url })
 }
 
-pub fn attach(
+pub async fn attach(
     runtime: &Runtime,
     server: Option<&Server>,
     request: v1::AttachRequest,
@@ -32,7 +32,7 @@ pub fn attach(
     const RPC: &str = "Attach";
     let server = present(RPC, server)?;
     let v1::AttachRequest { container_id, stdin, tty, stdout, stderr } = request;
-    runtime.check_running(&container_id, RPC).map_err(|error| failed(RPC, &error))?;
+    runtime.check_running(&container_id, RPC).await.map_err(|error| failed(RPC, &error))?;
     let request = AttachRequest { container_id, wanted: Wanted { stdin, stdout, stderr, tty } };
     let url = server.attach_url(request).map_err(|error| refused(RPC, &error))?;
     Ok(v1::AttachResponse { url })

@@ -23,7 +23,7 @@ impl Runtime {
     /// Attaches to a running container. The end of the container ends the session, with success.
     pub(super) async fn open_attach(&self, id: &str, wanted: Wanted) -> Result<Session, Error> {
         let container = self.container(id)?;
-        let shim = container.running_shim("Attach")?;
+        let shim = container.running_shim("Attach").await?;
         // What the container has counts, not what the client believes.
         let tty = container.record.get().config.tty;
         let stdout = (wanted.stdout || tty).then(|| pipes::output(&container)).transpose()?;

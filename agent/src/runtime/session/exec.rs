@@ -43,7 +43,7 @@ impl Runtime {
         wanted: Wanted,
     ) -> Result<Session, Error> {
         let container = self.container(id)?;
-        let shim = container.running_shim("Exec")?;
+        let shim = container.running_shim("Exec").await?;
         let (launch, seccomp) = self.exec_launch(&container, command, wanted.tty).await?;
         let (mut ours, theirs) = if wanted.tty { Default::default() } else { pipes(&container, wanted)? };
         let mut fds = vec![(FdRole::Process, launch.as_fd())];

@@ -49,8 +49,8 @@ impl Backend for Runtime {
 
 impl Runtime {
     /// Whether Exec and Attach may hand out a URL.
-    pub fn check_running(&self, id: &str, operation: &'static str) -> Result<(), Error> {
-        self.container(id)?.running_shim(operation).map(drop)
+    pub async fn check_running(&self, id: &str, operation: &'static str) -> Result<(), Error> {
+        self.container(id)?.running_shim(operation).await.map(drop)
     }
 
     /// Whether PortForward may hand out a URL.

@@ -5,6 +5,7 @@ use std::{
     io::{Read, Write},
     os::unix::net::UnixStream,
     path::Path,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -64,9 +65,14 @@ impl Message {
 
 /// Calls `/<service>/<method>` and returns the answer's message. An answer without one is a refusal, and an error here.
 pub fn call(socket: &Path, method: &str, message: &Message) -> Result<Vec<u8>> {
+    call_within(wait::LIMIT, socket, method, message)
+}
+
+/// The same for an answer that may take longer than usual.
+pub fn call_within(limit: Duration, socket: &Path, method: &str, message: &Message) -> Result<Vec<u8>> {
     let mut stream =
         UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
-    stream.set_read_timeout(Some(wait::LIMIT * place::slowness()))?;
+    stream.set_read_timeout(Some(limit * place::slowness()))?;
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")?;
     send(&mut stream, SETTINGS, 0, 0, b"")?;
     send(&mut stream, HEADERS, END_HEADERS, 1, &header(method))?;

@@ -191,43 +191,6 @@ fn another_boot() -> Result<()> {
     oracle.nothing_left()
 }
 
-/// Records cut short are set aside: what they named is ended, the node is Ready, the rest goes on.
-#[test]
-fn records_that_cannot_be_read() -> Result<()> {
-    let Some(mut scene) = Scene::ours()? else { return Ok(()) };
-    let mut oracle = scene.oracle()?;
-    let kept_pod = pod(&scene.dir, "kept");
-    let kept_pod_id = scene.run_pod(&kept_pod)?;
-    let kept = scene.start(&kept_pod_id, &kept_pod, &sleeper("kept", BUSYBOX))?;
-    let lost = scene.start(&kept_pod_id, &kept_pod, &sleeper("lost", BUSYBOX))?;
-    let lost_pod = pod(&scene.dir, "lost");
-    let lost_pod_id = scene.run_pod(&lost_pod)?;
-    scene.start(&lost_pod_id, &lost_pod, &sleeper("orphan", BUSYBOX))?;
-
-    scene.agent()?.kill9()?;
-    let root = scene.agent()?.settings.root();
-    let paths = [root.join("containers").join(&lost), root.join("pods").join(&lost_pod_id)];
-    for path in &paths {
-        let record = path.join("record.json");
-        let bytes = fs::read(&record)?;
-        fs::write(&record, &bytes[..bytes.len() / 2])?;
-    }
-    scene.agent()?.start_again()?;
-    oracle.agent_is_now(scene.agent()?.pid());
-
-    ensure!(scene.crictl.ok(&["pods", "-q", "--no-trunc"])? == kept_pod_id);
-    ensure!(scene.crictl.ok(&["ps", "-a", "-q", "--no-trunc"])? == kept);
-    ensure!(scene.crictl.container_state(&kept)? == "CONTAINER_RUNNING");
-    ensure!(scene.crictl.ok(&["exec", "-s", &kept, "echo", "hello"])? == "hello");
-    scene.remove_pod(&kept_pod_id)?;
-    for path in &paths {
-        let aside = path.with_extension("unreadable");
-        ensure!(aside.join("record.json").exists(), "{} is not set aside", path.display());
-        fs::remove_dir_all(aside)?;
-    }
-    oracle.nothing_left()
-}
-
 /// A shim that dies while its container is being removed does not keep it from going.
 #[test]
 fn a_shim_that_dies_in_a_removal() -> Result<()> {

@@ -1,6 +1,10 @@
 //! What can go wrong with a control group.
 
-use std::{fmt, io, path::PathBuf, time::Duration};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// Whose fault an [`Error`] is, which decides the gRPC code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +92,9 @@ pub enum Error {
         usage: u64,
     },
     /// Processes would not die.
-    #[error("kill cgroup {group}: after {waited:?} these processes are still there: {}", left.join(", "))]
+    #[error(
+        "kill cgroup {group}: after {waited:?} these processes are still there: {}{}", left.join(", "), frozen(frozen_by.as_deref())
+    )]
     KillTimeout {
         /// The group.
         group: String,
@@ -96,6 +102,8 @@ pub enum Error {
         waited: Duration,
         /// Some of them: pid, command, state.
         left: Vec<String>,
+        /// A group above that is frozen (v1), so that nothing in it dies.
+        frozen_by: Option<PathBuf>,
     },
     /// A group that was to be removed still has processes.
     #[error("remove cgroup {}: these processes are still in it: {}", path.display(), left.join(", "))]
@@ -164,6 +172,10 @@ pub enum Error {
     /// A blocking task of ours was cancelled or panicked.
     #[error("{0} was cut short")]
     Cut(&'static str),
+}
+
+fn frozen(by: Option<&Path>) -> String {
+    by.map(|by| format!("; {} is frozen: thaw it", by.display())).unwrap_or_default()
 }
 
 /// The errors of a teardown that went on.

@@ -106,7 +106,8 @@ fn round(layout: &Layout, path: &str, deadline: Instant) -> Result<bool, Error> 
     }
     let rest = deadline.saturating_duration_since(Instant::now());
     if rest.is_zero() {
-        return Err(Error::KillTimeout { group: path.to_owned(), waited: LIMIT, left: describe(&left) });
+        let (group, left, frozen_by) = (path.to_owned(), describe(&left), frozen_above(layout, path));
+        return Err(Error::KillTimeout { group, waited: LIMIT, left, frozen_by });
     }
     let mut dying = Vec::new();
     for member in left {
@@ -167,6 +168,16 @@ fn thaw(layout: &Layout, path: &str) {
     if let Ok(dir) = GroupDir::open(hierarchy.dir(path)) {
         holdfast_sys::cgroup::thaw(&dir.fd);
     }
+}
+
+/// The group above that somebody has frozen. It is not ours to thaw: others may be in it.
+fn frozen_above(layout: &Layout, path: &str) -> Option<PathBuf> {
+    let hierarchy = layout.of("freezer").filter(|_| layout.mode != Mode::V2)?;
+    let dir = hierarchy.dir(path);
+    let above = dir.ancestors().skip(1).take_while(|dir| dir.starts_with(&hierarchy.root));
+    let is_frozen =
+        |dir: &&Path| read_file(&dir.join("freezer.self_freezing")).is_ok_and(|text| text.trim() == "1");
+    above.into_iter().find(is_frozen).map(Path::to_owned)
 }
 
 /// Some of the processes as an error names them: pid, command and state. One in state D waits in the kernel, and does not

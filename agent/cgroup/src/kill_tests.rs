@@ -156,6 +156,31 @@ fn in_every_hierarchy_of_this_host() {
     scene.all_are_killed();
 }
 
+/// What keeps the processes is named: it is another's group.
+#[test]
+fn a_frozen_group_above_is_named() {
+    let layout = Layout::detect().unwrap();
+    let root = rustix::process::geteuid().is_root();
+    if layout.mode == Mode::V2 || layout.of("freezer").is_none() || !root {
+        println!("SKIP: this host has no v1 freezer, or we are not root");
+        return;
+    }
+    let mut scene = Scene::new(layout, "above");
+    scene.run("sub", FOR_EVER);
+    let state = scene.dir("freezer").join("freezer.state");
+    fs::write(&state, "FROZEN").unwrap();
+    let below = format!("{}/sub", scene.location.path());
+    let error = one_by_one(&scene.layout, &below, Instant::now() + Duration::from_millis(300)).unwrap_err();
+    fs::write(&state, "THAWED").unwrap();
+    let text = error.to_string();
+    let above = scene.dir("freezer");
+    assert!(
+        text.contains("(sh, state ") && text.contains(&format!("{} is frozen", above.display())),
+        "{text}"
+    );
+    scene.all_are_killed();
+}
+
 /// Whoever ends by itself is waited for.
 #[test]
 fn a_group_is_removed_once_its_last_process_has_ended() {

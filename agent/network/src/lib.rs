@@ -13,6 +13,8 @@ mod config;
 mod debt;
 mod embedded;
 mod error;
+#[cfg(all(test, feature = "failpoints"))]
+mod failpoint_tests;
 mod netlink;
 mod network;
 mod owed;

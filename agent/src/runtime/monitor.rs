@@ -215,3 +215,40 @@ pub(super) fn read_exit_record(path: &std::path::Path) -> std::io::Result<Option
     std::io::Read::read_to_end(&mut std::io::Read::take(file, EXIT_RECORD_LIMIT), &mut bytes)?;
     Ok(serde_json::from_slice(&bytes).ok())
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// epoll takes a descriptor once, so the second watcher has to do without.
+    #[tokio::test]
+    async fn a_process_that_cannot_be_watched_is_not_taken_for_dead() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pidfd = holdfast_sys::pidfd::open(i32::try_from(child.id()).unwrap()).unwrap();
+        let _watched = async_fd(pidfd.as_fd()).unwrap();
+        assert!(async_fd(pidfd.as_fd()).is_err());
+        assert!(timeout(Duration::from_millis(200), wait_end(&pidfd)).await.is_err(), "it lives");
+        child.kill().unwrap();
+        timeout(Duration::from_secs(10), wait_end(&pidfd)).await.unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn an_exit_record_is_there_or_not_or_cannot_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(EXIT_RECORD_NAME);
+        assert_eq!(read_exit_record(&path).unwrap(), None);
+        // The room that was taken for it.
+        std::fs::write(&path, [0; 4096]).unwrap();
+        assert_eq!(read_exit_record(&path).unwrap(), None);
+        let record = ExitRecord { exit_code: 3, ..ExitRecord::default() };
+        std::fs::write(&path, serde_json::to_vec(&record).unwrap()).unwrap();
+        assert_eq!(read_exit_record(&path).unwrap(), Some(record));
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(EXIT_RECORD_NAME, &path).unwrap();
+        read_exit_record(&path).unwrap_err();
+    }
+}

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use holdfast_e2e::{
     Scene,
     grpc::{self, Message},
+    process,
     scene::BUSYBOX,
     specs::{container, pod, sleeper},
     wait,
@@ -54,7 +55,7 @@ fn a_shim_that_was_never_heard() -> Result<()> {
     let (socket, message) = (scene.socket()?, Message::default().text(1, &id).number(2, 5));
     grpc::call_within(LIMIT, &socket, "/runtime.v1.RuntimeService/StopContainer", &message)?;
     ensure!(begin.elapsed() < LIMIT, "{:?}", begin.elapsed());
-    ensure!(holdfast_e2e::process::stat(pid).is_none_or(|stat| stat.state == 'Z'), "it runs");
+    ensure!(process::stat(pid).is_none_or(|stat| stat.state == 'Z'), "it runs");
     ensure!(scene.crictl.container_state(&id)? == "CONTAINER_EXITED");
     drop(stopped);
     scene.remove_pod(&pod_id)?;
@@ -80,6 +81,68 @@ fn a_stop_does_not_wait_for_a_start_that_hangs() -> Result<()> {
     drop(stopped);
     ensure!(start.join().map_err(|_| anyhow::anyhow!("the client panicked"))?.is_err(), "it was started");
     ensure!(scene.crictl.container_state(&id)? == "CONTAINER_EXITED");
+    scene.remove_pod(&pod_id)?;
+    oracle.nothing_left()
+}
+
+/// Records that cannot be written: everything goes all the same.
+#[test]
+fn records_that_take_no_writes() -> Result<()> {
+    let Some(scene) = Scene::ours()? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    let pod = pod(&scene.dir, "unwritable");
+    let pod_id = scene.run_pod(&pod)?;
+    let [stopped, removed, left] = ["stopped", "removed", "left"];
+    let start = |name: &str| scene.start(&pod_id, &pod, &sleeper(name, BUSYBOX));
+    let (stopped, removed, left) = (start(stopped)?, start(removed)?, start(left)?);
+    let root = scene.agent.as_ref().context("an agent")?.settings.root();
+    // No file can be made where a directory is.
+    let containers = [&stopped, &removed, &left].map(|id| root.join("containers").join(id));
+    for dir in containers.iter().chain([&root.join("pods").join(&pod_id)]) {
+        std::fs::create_dir(dir.join("record.json.new"))?;
+    }
+    scene.crictl.ok(&["stop", "--timeout", "0", &stopped])?;
+    ensure!(scene.crictl.container_state(&stopped)? == "CONTAINER_EXITED");
+    scene.crictl.ok(&["rm", "-f", &removed])?;
+    ensure!(!containers[1].exists());
+    scene.crictl.ok(&["stopp", &pod_id])?;
+    ensure!(scene.crictl.container_state(&left)? == "CONTAINER_EXITED");
+    ensure!(scene.crictl.json(&["inspectp", &pod_id])?["status"]["state"] == "SANDBOX_NOTREADY");
+    scene.crictl.ok(&["rmp", &pod_id])?;
+    oracle.nothing_left()
+}
+
+/// A removal that fails is tried again by the agent itself, also after a restart.
+#[test]
+fn a_removal_that_fails_is_finished_later() -> Result<()> {
+    let Some(mut scene) = Scene::ours()? else { return Ok(()) };
+    let mut oracle = scene.oracle()?;
+    let pod = pod(&scene.dir, "later");
+    let pod_id = scene.run_pod(&pod)?;
+    let root = scene.agent()?.settings.root();
+    let mut ids = Vec::new();
+    for name in ["now", "restart"] {
+        let id = scene.start(&pod_id, &pod, &sleeper(name, BUSYBOX))?;
+        let pinned = root.join("containers").join(&id).join("pinned");
+        std::fs::create_dir(&pinned)?;
+        // A mount point cannot be removed.
+        process::stdout("mount", ["-t", "tmpfs", "pinned", &pinned.to_string_lossy()])?;
+        let refused = scene.crictl.refused(&["rm", "-f", &id])?;
+        ensure!(refused.text.contains("busy"), "{refused:?}");
+        ids.push((id, pinned));
+    }
+    let free = |pinned: &std::path::Path| process::stdout("umount", [pinned]).map(drop);
+    let gone = |scene: &Scene, id: &str| {
+        wait::until("the removal", Duration::from_secs(30), || {
+            Ok((!scene.crictl.ok(&["ps", "-aq", "--no-trunc"])?.contains(id)).then_some(()))
+        })
+    };
+    free(&ids[0].1)?;
+    gone(&scene, &ids[0].0)?;
+    scene.agent()?.crash()?;
+    oracle.agent_is_now(scene.agent()?.pid());
+    free(&ids[1].1)?;
+    gone(&scene, &ids[1].0)?;
     scene.remove_pod(&pod_id)?;
     oracle.nothing_left()
 }

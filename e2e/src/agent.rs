@@ -200,6 +200,19 @@ impl Agent {
         process.end(wait::LIMIT)
     }
 
+    /// Starts it again if it has died by itself; whether it had.
+    pub fn revive(&mut self) -> Result<bool> {
+        let died = match &mut self.process {
+            Some(process) => process.ended()?.is_some(),
+            None => true,
+        };
+        if died {
+            self.process = None;
+            self.start_again()?;
+        }
+        Ok(died)
+    }
+
     /// A signal that does not end it.
     pub fn signal(&mut self, signal: Signal) -> Result<()> {
         self.process.as_mut().context("no agent runs")?.signal(signal)

@@ -11,6 +11,7 @@ mod clients;
 mod cni;
 mod devices;
 mod escape;
+mod failpoints;
 mod fixtures;
 mod handlers;
 mod hooks;

@@ -363,7 +363,7 @@ impl Client {
         if let Some(pod) = &mut self.left.pod {
             pod.containers.retain(|container| container.id != id);
         }
-        match container_status(&caller, &id).await {
+        match container_status(&caller.expecting_refusals(), &id).await {
             Err(failure) if failure.is_not_found() => {}
             Err(_) => return Err(GivenUp),
             Ok((status, _)) => caller.found(Fault::NotGone, &format!("a removed container: {status:?}")),
@@ -425,7 +425,7 @@ impl Client {
         }
         self.left.pod = None;
         let _ = std::fs::remove_dir_all(&pod.config.log_directory);
-        match pod_status(&self.caller, &pod.id).await {
+        match pod_status(&self.caller.expecting_refusals(), &pod.id).await {
             Err(failure) if failure.is_not_found() => Ok(()),
             Err(_) => Err(GivenUp),
             Ok((status, _)) => {

@@ -182,7 +182,7 @@ impl Daemon {
     pub fn last_words(&self) -> String {
         let text = String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned();
         let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(15)..].join("\n")
+        lines[lines.len().saturating_sub(3)..].join("\n")
     }
 }
 

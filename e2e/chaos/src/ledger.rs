@@ -49,6 +49,21 @@ pub struct Finding {
     pub at_ms: u64,
 }
 
+impl Finding {
+    /// Who saw it, and of which object: what stands before the second colon.
+    fn object(&self) -> &str {
+        self.detail.match_indices(": ").nth(1).map_or(&self.detail, |(at, _)| &self.detail[..at])
+    }
+}
+
+impl Fault {
+    /// Whether it is an object's state, and no event.
+    fn stays(self) -> bool {
+        use Fault::{ContainerLost, NotGone, PodLost, Twice, WrongExit, WrongLog, WrongState};
+        matches!(self, ContainerLost | NotGone | PodLost | Twice | WrongExit | WrongLog | WrongState)
+    }
+}
+
 /// The sums of a run.
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub struct Sums {
@@ -94,9 +109,13 @@ impl Ledger {
         *self.lock().errors.entry(kind).or_default() += 1;
     }
 
-    /// Something must not be.
+    /// Something must not be. What is wrong with an object is looked at again and again, and counted once.
     pub fn found(&self, finding: Finding) {
-        self.lock().findings.push(finding);
+        let mut sums = self.lock();
+        let known = |other: &Finding| other.fault == finding.fault && other.object() == finding.object();
+        if !(finding.fault.stays() && sums.findings.iter().any(known)) {
+            sums.findings.push(finding);
+        }
     }
 
     /// All so far.
@@ -106,5 +125,25 @@ impl Ledger {
 
     fn lock(&self) -> MutexGuard<'_, Sums> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_state_counts_once_and_a_refusal_each_time() {
+        let ledger = Ledger::default();
+        for (fault, detail) in [
+            (Fault::WrongExit, "client 1: container c1-0: not 3: 255"),
+            (Fault::WrongExit, "client 1: container c1-0: not 3: 255 still"),
+            (Fault::WrongExit, "client 1: container c1-1: not 3: 255"),
+            (Fault::Stuck, "client 1: RunPodSandbox: Internal"),
+            (Fault::Stuck, "client 1: RunPodSandbox: Internal"),
+        ] {
+            ledger.found(Finding { fault, detail: detail.to_owned(), at_ms: 0 });
+        }
+        assert_eq!(ledger.sums().findings.len(), 4);
     }
 }

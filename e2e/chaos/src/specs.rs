@@ -32,7 +32,8 @@ pub fn pod(
             namespace: "chaos".into(),
             attempt,
         }),
-        hostname: uid.into(),
+        // As a kubelet does it: a pod on the node's network has the node's name.
+        hostname: if shape.network == Network::Pod { uid.into() } else { String::new() },
         log_directory: logs.join(uid).to_string_lossy().into_owned(),
         port_mappings: shape.host_port.map(port_mapping).into_iter().collect(),
         labels: BTreeMap::from([(LABEL.to_owned(), uid.to_owned())]),

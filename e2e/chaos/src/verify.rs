@@ -108,7 +108,7 @@ pub async fn list(caller: &Caller, pod: &Pod) -> Result<(), Failure> {
     let pods = list_pods(caller, Some(&pod.uid)).await?;
     let found: Vec<&str> = pods.iter().map(|pod| pod.id.as_str()).collect();
     if found != [pod.id.as_str()] {
-        caller.found(Fault::Twice, &format!("pod {} is {}, listed are {found:?}", pod.uid, pod.id));
+        caller.found(Fault::Twice, &format!("pod {}: {}, listed are {found:?}", pod.uid, pod.id));
     }
     let mut found: Vec<String> =
         list_containers(caller, Some(&pod.id)).await?.into_iter().map(|container| container.id).collect();
@@ -116,7 +116,7 @@ pub async fn list(caller: &Caller, pod: &Pod) -> Result<(), Failure> {
     found.sort();
     known.sort();
     if found != known {
-        caller.found(Fault::Twice, &format!("containers of {} are {known:?}, listed are {found:?}", pod.uid));
+        caller.found(Fault::Twice, &format!("containers of {}: {known:?}, listed are {found:?}", pod.uid));
     }
     Ok(())
 }

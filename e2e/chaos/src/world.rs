@@ -96,12 +96,25 @@ pub struct Caller {
     pub world: Arc<World>,
     /// Its name in the log.
     pub name: String,
+    /// Refusals are what it expects, and are not counted.
+    expects_refusals: bool,
 }
 
 impl Caller {
     /// With a connection of its own.
     pub fn new(world: &Arc<World>, name: &str) -> Self {
-        Self { cri: Cri::to(&world.socket), world: world.clone(), name: name.to_owned() }
+        Self {
+            cri: Cri::to(&world.socket),
+            world: world.clone(),
+            name: name.to_owned(),
+            expects_refusals: false,
+        }
+    }
+
+    /// For calls that are to be refused.
+    #[must_use]
+    pub fn expecting_refusals(&self) -> Self {
+        Self { expects_refusals: true, ..self.clone() }
     }
 
     /// Calls until the server has answered, over its deaths and the client's own time-outs.
@@ -139,7 +152,9 @@ impl Caller {
                 }
                 Outcome::Refused(status) => {
                     tell("refused", status.message());
-                    self.world.ledger.refused(kind_of(method, &status));
+                    if !self.expects_refusals {
+                        self.world.ledger.refused(kind_of(method, &status));
+                    }
                     return Err(Failure::Refused { status, again });
                 }
                 Outcome::Cut if cut.is_some() => {

@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod canary;
 pub mod crictl;
+pub mod disk;
 pub mod grpc;
 pub mod hostile;
 pub mod http;

@@ -42,6 +42,7 @@ mod readiness;
 mod record;
 mod recovery;
 mod remove_container;
+mod remove_image;
 mod remove_pod_sandbox;
 mod reopen_log;
 mod run_pod_sandbox;

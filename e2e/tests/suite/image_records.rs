@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use holdfast_e2e::{
-    Scene,
+    Scene, process,
     scene::BUSYBOX,
     specs::{pod, sleeper},
     wait,
@@ -75,6 +75,38 @@ fn lost_records_of_images() -> Result<()> {
         no_layers_in(&mut scene).context(what)?;
     }
     fs::remove_file(scene.agent()?.settings.root().join("images/store.redb.unreadable"))?;
+    oracle.agent_is_now(scene.agent()?.pid());
+    scene.crictl.ok(&["pull", BUSYBOX])?;
+    oracle.nothing_left()
+}
+/// Nobody knows what a container holds whose record is torn, so nothing that it may hold goes; when it is gone, it does.
+#[test]
+fn a_torn_record_of_a_container() -> Result<()> {
+    let Some(mut scene) = Scene::ours()? else { return Ok(()) };
+    let mut oracle = scene.oracle()?;
+    let pod = pod(&scene.dir, "torn");
+    let pod_id = scene.run_pod(&pod)?;
+    let id = scene.start(&pod_id, &pod, &sleeper("main", BUSYBOX))?;
+    let pid = scene.crictl.json(&["inspect", &id])?["info"]["pid"].as_u64().context("no pid")?;
+    let there = layers(&mut scene)?.len();
+    scene.agent()?.kill9()?;
+    let record = scene.agent()?.settings.root().join("containers").join(&id).join("record.json");
+    fs::write(&record, &fs::read(&record)?[..40])?;
+    scene.agent()?.start_again()?;
+    scene.crictl.ok(&["rmi", BUSYBOX])?;
+    scene.agent()?.crash()?;
+    drop_caches()?;
+    ensure!(layers(&mut scene)?.len() == there, "{:?}", layers(&mut scene)?);
+    let root = PathBuf::from(format!("/proc/{pid}/root"));
+    ensure!(fs::read(root.join("bin/busybox")).context("what the container sees")?.len() > 100_000);
+    scene.remove_pod(&pod_id)?;
+    ensure!(layers(&mut scene)?.len() == there, "it is in quarantine, and holds what it holds");
+    let removed = process::run(&mut scene.agent()?.command(&["quarantine", "remove", &id]))?;
+    ensure!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
+    // The next one who wants room gets it.
+    scene.crictl.ok(&["pull", "holdfast.test/zstd:1"])?;
+    scene.crictl.ok(&["rmi", "holdfast.test/zstd:1"])?;
+    no_layers_in(&mut scene)?;
     oracle.agent_is_now(scene.agent()?.pid());
     scene.crictl.ok(&["pull", BUSYBOX])?;
     oracle.nothing_left()

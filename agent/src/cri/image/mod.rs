@@ -108,15 +108,9 @@ impl ImageService for ImageServer {
         request: Request<v1::RemoveImageRequest>,
     ) -> Result<Response<v1::RemoveImageResponse>, Status> {
         let name = name_of("RemoveImage", request.into_inner().image).map_err(|status| *status)?;
-        let store = self.runtime.images().clone();
-        let removed = tokio::spawn({
-            let name = name.clone();
-            async move { store.remove(&name).await }
-        });
-        match removed.await {
-            Ok(Ok(())) => Ok(Response::new(v1::RemoveImageResponse {})),
-            Ok(Err(source)) => Err(failed("RemoveImage", format!("remove image {name:?}"), source)),
-            Err(_) => Err(Status::unavailable("the agent is ending")),
+        match self.runtime.remove_image(&name).await {
+            Ok(()) => Ok(Response::new(v1::RemoveImageResponse {})),
+            Err(source) => Err(failed("RemoveImage", format!("remove image {name:?}"), source)),
         }
     }
 

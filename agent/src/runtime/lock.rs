@@ -4,9 +4,17 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, Read, Seek, Write},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
+
+/// Longest wait for what is left of a dead agent. The lock belongs to the open file, which a process that it had forked and that
+/// has not called execve(2) yet still has (flock(2)).
+const LEFTOVER_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why the directories could not be locked.
 #[derive(Debug, thiserror::Error)]
@@ -38,16 +46,37 @@ fn take_one(dir: &Path) -> Result<File, LockError> {
     let failed = |source| LockError::Io { path: path.clone(), source };
     let mut file =
         OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        let mut pid = String::new();
-        let _ = file.take(16).read_to_string(&mut pid);
-        return Err(LockError::InUse { dir: dir.to_owned(), pid: pid.trim().to_owned() });
+    let deadline = Instant::now() + LEFTOVER_LIMIT;
+    while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        if error != Errno::WOULDBLOCK {
+            return Err(failed(error.into()));
+        }
+        let pid = owner(&mut file).map_err(failed)?;
+        if is_alive(&pid) || Instant::now() > deadline {
+            return Err(LockError::InUse { dir: dir.to_owned(), pid });
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
     file.set_len(0)
         .and_then(|()| file.rewind())
         .and_then(|()| writeln!(file, "{}", std::process::id()))
         .map_err(failed)?;
     Ok(file)
+}
+
+/// The pid that whoever has the lock wrote into the file; empty if it has not yet.
+fn owner(file: &mut File) -> io::Result<String> {
+    let mut pid = String::new();
+    file.rewind()?;
+    file.take(16).read_to_string(&mut pid)?;
+    Ok(pid.trim().to_owned())
+}
+
+/// Whether there is a process of that number. A zombie is none: it has closed its files.
+fn is_alive(pid: &str) -> bool {
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    let state = status.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    !pid.is_empty() && !matches!(state, Some('Z' | 'X'))
 }
 
 #[cfg(test)]
@@ -66,5 +95,20 @@ mod tests {
         drop(held);
         Lock::take(&root, &state).unwrap();
         std::fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn what_a_dead_agent_forked_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let left_over = take_one(dir.path()).unwrap();
+        let mut dead = std::process::Command::new("true").spawn().unwrap();
+        dead.wait().unwrap();
+        std::fs::write(dir.path().join("lock"), format!("{}\n", dead.id())).unwrap();
+        let exec = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(left_over);
+        });
+        take_one(dir.path()).unwrap();
+        exec.join().unwrap();
     }
 }

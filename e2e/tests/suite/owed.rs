@@ -82,6 +82,18 @@ impl Scripted {
         Ok(fs::read_dir(dir)?.count())
     }
 
+    /// Kills and restarts the agent in a RunPodSandbox, when the plugin has got so far.
+    fn crash_in_add(&mut self, is_there: impl FnMut() -> Result<bool>) -> Result<()> {
+        let config = specs::write(&self.scene.dir, &pod(&self.scene.dir, "cut-off"))?;
+        let mut request: Command = self.scene.crictl.command(&["runp", &config.to_string_lossy()]);
+        let mut client =
+            Process::spawn(request.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()))?;
+        wait::until_true("the plugin", is_there)?;
+        self.scene.agent()?.crash()?;
+        client.end(wait::LIMIT)?;
+        Ok(())
+    }
+
     fn until_nothing_is_owed(&mut self) -> Result<()> {
         wait::until("the end of every DEL", Duration::from_secs(30), || {
             Ok((self.records()? == 0 && self.owed()?.is_empty()).then_some(()))
@@ -210,25 +222,35 @@ fn an_add_of_a_dead_agent_is_ended_before_del() -> Result<()> {
     let mut oracle = scripted.scene.oracle()?;
     let before = scripted.calls("DEL").len();
     // A child in a session of its own, as well.
-    scripted.does("ADD", r#"echo $$ >>"$dir/pids"; setsid sh -c "echo \$\$ >>$dir/pids; sleep 5; touch $dir/made" & sleep 5; touch "$dir/made""#)?;
+    scripted.does("ADD", r#"echo $$ >>"$dir/pids"; setsid sh -c "echo \$\$ >>$dir/pids; sleep 1000; touch $dir/made" & sleep 1000; touch "$dir/made""#)?;
     scripted.does("DEL", r#"for pid in $(cat "$dir/pids"); do
         case $(sed 's/.*) //; s/ .*//' "/proc/$pid/stat" 2>/dev/null) in ''|Z|X) ;; *) echo $pid >>"$dir/alive" ;; esac
     done"#)?;
-    let config = specs::write(&scripted.scene.dir, &pod(&scripted.scene.dir, "cut-off"))?;
-    let mut request: Command = scripted.scene.crictl.command(&["runp", &config.to_string_lossy()]);
-    let mut client =
-        Process::spawn(request.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()))?;
     let pids = scripted.dir.join("pids");
-    wait::until_true("the plugin and its child", || {
-        Ok(fs::read_to_string(&pids).unwrap_or_default().lines().count() == 2)
-    })?;
-    scripted.scene.agent()?.crash()?;
-    client.end(wait::LIMIT)?;
+    scripted.crash_in_add(|| Ok(fs::read_to_string(&pids).unwrap_or_default().lines().count() == 2))?;
     oracle.agent_is_now(scripted.scene.agent()?.pid());
     wait::until_true("DEL", || Ok(scripted.calls("DEL").len() > before))?;
     scripted.until_nothing_is_owed()?;
     let alive = fs::read_to_string(scripted.dir.join("alive")).unwrap_or_default();
     ensure!(alive.is_empty(), "at work beside DEL: {alive}");
     ensure!(!scripted.dir.join("made").exists(), "ADD came to its end");
+    oracle.nothing_left()
+}
+
+/// A plugin that is killed may leave what the next DEL cannot find: one that ends soon is waited for.
+#[test]
+fn an_add_of_a_dead_agent_may_end_by_itself() -> Result<()> {
+    let Some(mut scripted) = Scripted::new(|_| {})? else { return Ok(()) };
+    let mut oracle = scripted.scene.oracle()?;
+    let before = scripted.calls("DEL").len();
+    scripted.does("ADD", r#"touch "$dir/begun"; sleep 2; touch "$dir/made" "$dir/finished""#)?;
+    scripted.does("DEL", r#"rm -f "$dir/made""#)?;
+    let begun = scripted.dir.join("begun");
+    scripted.crash_in_add(|| Ok(begun.exists()))?;
+    oracle.agent_is_now(scripted.scene.agent()?.pid());
+    wait::until_true("DEL", || Ok(scripted.calls("DEL").len() > before))?;
+    scripted.until_nothing_is_owed()?;
+    ensure!(scripted.dir.join("finished").exists(), "ADD was killed");
+    ensure!(!scripted.dir.join("made").exists(), "DEL came before the end of ADD");
     oracle.nothing_left()
 }

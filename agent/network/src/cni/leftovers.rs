@@ -1,5 +1,6 @@
-//! Plugins that an agent before this one has started, or that outlived their limit: they are ended before DEL, or an ADD
-//! that is still at work would make what nobody knows of after it.
+//! Plugins that an agent before this one has started, or that outlived their limit: their end is awaited before DEL, or an ADD
+//! that is still at work would make what nobody knows of after it. They get a grace period: a DEL of the bridge plugin that is
+//! killed after it has removed the link leaves the rules of masquerade, which the next DEL does not find without the link's address.
 //!
 //! They are found by the environment that the specification gives to each, and that their children inherit, whatever
 //! process group or session these are in: `CNI_CONTAINERID` of the pod, an id of 64 random digits.
@@ -15,19 +16,27 @@ use holdfast_sys::{failpoint, pidfd};
 
 use crate::Error;
 
+/// Time to end by themselves.
+pub(super) const GRACE: Duration = Duration::from_secs(10);
+
 /// Longest wait until they are dead: one that waits in the kernel for a device or a hung mount can take for ever.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Ends whatever has the pod's id in its environment. Blocks.
-pub(super) fn end(pod: &PodId) -> Result<(), Error> {
+/// Waits for the end of whatever has the pod's id in its environment; after `grace` it is killed. Blocks.
+pub(super) fn end(pod: &PodId, grace: Duration) -> Result<(), Error> {
     let name = format!("CNI_CONTAINERID={pod}");
-    let deadline = Instant::now() + LIMIT;
+    let patience = Instant::now() + grace;
+    let deadline = patience + LIMIT;
     let mut pause = Duration::from_millis(1);
     loop {
         // Again and again: a child may have been forked since its parent was looked at.
         let found = find(&name)?;
-        if found.is_empty() {
-            return Ok(());
+        let Some((_, first)) = found.first() else { return Ok(()) };
+        let left = patience.saturating_duration_since(Instant::now());
+        if !left.is_zero() {
+            let ended = pidfd::wait_exit(first, left);
+            ended.map_err(|error| Error::io("wait for the end of a CNI plugin")(error.into()))?;
+            continue;
         }
         for (pid, process) in &found {
             tracing::warn!(pod_sandbox_id = %pod, pid, "a CNI plugin of an earlier call is ended");
@@ -42,7 +51,7 @@ pub(super) fn end(pod: &PodId) -> Result<(), Error> {
         }
         if Instant::now() >= deadline {
             let stage = format!("the end of CNI plugin process {}", found[0].0);
-            return Err(Error::Timeout { stage, seconds: LIMIT.as_secs() });
+            return Err(Error::Timeout { stage, seconds: (grace + LIMIT).as_secs() });
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(100));
@@ -94,12 +103,24 @@ mod tests {
             assert!(Instant::now() < end_of_wait, "{:?}", find(&name).unwrap());
             std::thread::sleep(Duration::from_millis(5));
         }
-        end(&pod).unwrap();
+        end(&pod, Duration::ZERO).unwrap();
         assert!(find(&name).unwrap().is_empty());
         assert!(!parent.wait().unwrap().success());
         assert_eq!(stranger.try_wait().unwrap(), None);
-        end(&pod).unwrap();
+        end(&pod, Duration::ZERO).unwrap();
         stranger.kill().unwrap();
         stranger.wait().unwrap();
+    }
+
+    #[test]
+    fn one_that_ends_by_itself_is_not_killed() {
+        let pod = PodId::random().unwrap();
+        let mut command = Command::new("sleep");
+        let mut plugin = command.arg("0.3").env("CNI_CONTAINERID", pod.as_str()).spawn().unwrap();
+        while find(&format!("CNI_CONTAINERID={pod}")).unwrap().is_empty() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        end(&pod, GRACE).unwrap();
+        assert!(plugin.wait().unwrap().success());
     }
 }

@@ -168,10 +168,10 @@ impl Cni {
         self.chain(&list, record, cni, &netns).del(cni.result.as_ref()).await
     }
 
-    /// Ends what an earlier call for the pod has left at work.
+    /// Waits for what an earlier call for the pod has left at work, and ends it after a grace period.
     pub(crate) async fn end_plugins(&self, pod: &PodId) -> Result<(), Error> {
         let pod = pod.clone();
-        thread::blocking("pod-network", move || leftovers::end(&pod)).await
+        thread::blocking("pod-network", move || leftovers::end(&pod, leftovers::GRACE)).await
     }
 
     /// Takes the pin of the namespace away. Once DEL is done: one that has to be made again finds the namespace.

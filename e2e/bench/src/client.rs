@@ -52,6 +52,31 @@ impl Client {
         })
     }
 
+    /// Version.
+    pub async fn version(&mut self) -> Result<()> {
+        self.runtime.version(v1::VersionRequest::default()).await.context("Version")?;
+        Ok(())
+    }
+
+    /// Whether the runtime is ready, `pods` pods are READY and as many containers RUNNING.
+    pub async fn all_is_well(&mut self, pods: usize) -> Result<bool> {
+        let status = self.runtime.status(v1::StatusRequest::default()).await.context("Status")?.into_inner();
+        let conditions = status.status.unwrap_or_default().conditions;
+        let ready = conditions.iter().any(|condition| condition.r#type == "RuntimeReady" && condition.status);
+        let request = v1::ListPodSandboxRequest::default();
+        let list = self.runtime.list_pod_sandbox(request).await.context("ListPodSandbox")?.into_inner();
+        let pods_ready =
+            list.items.iter().filter(|pod| pod.state() == v1::PodSandboxState::SandboxReady).count();
+        let request = v1::ListContainersRequest::default();
+        let list = self.runtime.list_containers(request).await.context("ListContainers")?.into_inner();
+        let running = list
+            .containers
+            .iter()
+            .filter(|container| container.state() == v1::ContainerState::ContainerRunning)
+            .count();
+        Ok(ready && pods_ready == pods && running == pods)
+    }
+
     /// RunPodSandbox.
     pub async fn run_pod(&mut self) -> Result<(String, v1::PodSandboxConfig)> {
         let config = self.pod_config();

@@ -7,6 +7,7 @@ mod client;
 mod dirty;
 mod figure;
 mod memory;
+mod restart;
 mod rounds;
 mod sessions;
 mod spdy;
@@ -17,7 +18,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Parser;
 
-use crate::sessions::Transport;
+use crate::{figure::Figure, sessions::Transport};
 
 /// Measures a CRI runtime: medians of the life of a pod, the memory that its helpers take, and exec sessions.
 #[derive(Debug, Parser)]
@@ -63,16 +64,30 @@ pub struct Options {
     /// Memory limit of the containers, in MiB: where runc runs, its first stage of each exec is counted to it.
     #[arg(long, default_value_t = 512)]
     memory_limit_mib: i64,
+    /// Measure restarts and nothing else: so many of the daemon, which the command after `--` starts, with `--pods` pods.
+    #[arg(long, requires = "daemon")]
+    restarts: Option<usize>,
+    /// The daemon's program and arguments.
+    #[arg(last = true)]
+    daemon: Vec<String>,
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let options = Options::parse();
-    let mut client = client::Client::connect(&options).await?;
-    let mut figures = rounds::measure(&mut client, &options).await?;
-    figures.extend(dirty::measure(&mut client, &options).await?);
-    figures.extend(memory::measure(&mut client, &options).await?);
-    figures.extend(sessions::measure(&mut client, &options).await?);
+    let figures = match options.restarts {
+        Some(restarts) => restart::measure(&options, restarts).await?,
+        None => measure(&options).await?,
+    };
     println!("{}", serde_json::to_string(&figures)?);
     Ok(())
+}
+
+async fn measure(options: &Options) -> Result<Vec<Figure>> {
+    let mut client = client::Client::connect(options).await?;
+    let mut figures = rounds::measure(&mut client, options).await?;
+    figures.extend(dirty::measure(&mut client, options).await?);
+    figures.extend(memory::measure(&mut client, options).await?);
+    figures.extend(sessions::measure(&mut client, options).await?);
+    Ok(figures)
 }

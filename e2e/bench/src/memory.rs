@@ -31,7 +31,8 @@ pub async fn measure(client: &mut Client, options: &Options) -> Result<Vec<Figur
     ])
 }
 
-async fn fill(client: &mut Client, pods: usize, pairs: &mut Vec<Pair>) -> Result<()> {
+/// Makes pods with one container each; `pairs` gets what was made, also when it fails.
+pub async fn fill(client: &mut Client, pods: usize, pairs: &mut Vec<Pair>) -> Result<()> {
     for _ in 0..pods {
         let (pod, config) = client.run_pod().await?;
         let container = client.start(&pod, &config).await?;

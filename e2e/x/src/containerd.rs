@@ -2,9 +2,10 @@
 //! compares with, and that the end-to-end tests are tested against.
 
 use std::{
+    ffi::OsString,
     fs::{self, File},
     path::{Path, PathBuf},
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use anyhow::{Context, Result};
@@ -107,6 +108,12 @@ impl Containerd {
         self.place.remove()
     }
 
+    /// Ends it and all that it started; its directories stay, with what it has imported.
+    pub fn leave(mut self) -> Result<Place> {
+        self.stop()?;
+        Ok(self.place)
+    }
+
     /// unshare hands no signal on but ends its child when it is killed.
     fn stop(&mut self) -> Result<()> {
         self.unshare.kill().context("end containerd")?;
@@ -136,20 +143,28 @@ fn addresses(place: &Place) -> PathBuf {
     place.state().join("addresses")
 }
 
-/// The first process in the pid namespace is a shell, to reap what loses its parent.
 fn spawn(work: &Work, place: &Place) -> Result<Child> {
-    let dir = work.tools().join("containerd");
     let log = File::create(place.log()).context("create containerd's log")?;
     let copy = log.try_clone().context("open containerd's log")?;
+    let mut unshare = in_namespaces(work);
+    unshare.args(words(work, place)).stdin(Stdio::null()).stdout(log).stderr(copy);
+    unshare.spawn().context("start containerd")
+}
+
+/// The words that start containerd.
+pub fn words(work: &Work, place: &Place) -> [OsString; 3] {
+    let program = work.tools().join("containerd/containerd");
+    [program.into(), "--config".into(), place.config().into()]
+}
+
+/// A command, to be completed by a program and its arguments, with new net, pid and mount namespaces for containerd. The
+/// first process in the pid namespace is a shell, to reap what loses its parent.
+pub fn in_namespaces(work: &Work) -> Command {
     let mut unshare =
         command("unshare", ["--net", "--pid", "--mount-proc", "--fork", "--kill-child", "--", "sh", "-c"]);
+    unshare.args(["ip link set lo up; \"$@\" & wait $!", "sh"]);
+    unshare.env("PATH", place::path_with(&work.tools().join("containerd")));
     unshare
-        .args(["ip link set lo up; \"$@\" & wait", "sh"])
-        .arg(dir.join("containerd"))
-        .arg("--config")
-        .arg(place.config());
-    unshare.env("PATH", place::path_with(&dir)).stdin(Stdio::null()).stdout(log).stderr(copy);
-    unshare.spawn().context("start containerd")
 }
 
 fn configuration(work: &Work, place: &Place) -> Result<String> {

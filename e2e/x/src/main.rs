@@ -93,6 +93,10 @@ enum Task {
         /// Leave containerd out; needs no Go.
         #[arg(long)]
         alone: bool,
+        /// Measure how long a restart takes beside 100, 500 and 1,000 pods (containerd:
+        /// 100), and nothing else.
+        #[arg(long, verbatim_doc_comment)]
+        restart: bool,
         /// Measure this program, such as /usr/local/bin/holdfast, and not a tree that
         /// `cargo x install` makes for the purpose.
         #[arg(long, verbatim_doc_comment)]
@@ -151,8 +155,8 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         }
         Task::Install(options) => install::install(&work, &options)?,
         Task::Uninstall(options) => install::uninstall(&work, &options)?,
-        Task::Bench { alone, program, args } => {
-            bench::bench(&work, &bench::Options { alone, program, args })?;
+        Task::Bench { alone, restart, program, args } => {
+            bench::bench(&work, &bench::Options { alone, restart, program, args })?;
         }
         Task::Critest { args } => match critest::critest(&work, &args)? {},
         Task::Chaos(options) => return chaos::chaos(&work, &options),

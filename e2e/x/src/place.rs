@@ -99,7 +99,7 @@ impl Place {
             "root = \"{}\"\nstate = \"{state}\"\nlisten = \"unix://{socket}\"\nlog_level = \"warn\"\n\
              default_cgroup_parent = \"{}\"\n\
              [network.cni]\nconf_dir = \"{state}/no-cni\"\n\
-             [network.embedded]\nbridge = \"hfx0\"\nsubnets = [\"10.213.7.0/24\", \"fd68:6f6c:6407::/64\"]\n",
+             [network.embedded]\nbridge = \"hfx0\"\nsubnets = [\"10.213.0.0/20\", \"fd68:6f6c:6407::/64\"]\n",
             self.root.join("data").display(),
             self.cgroup_parent(),
             state = self.state.display(),

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::table::Figure;
+use super::{restart, table::Figure};
 use crate::{
     place::{self, Place},
     run::{command, loud, output},
@@ -40,4 +40,20 @@ fn stop(agent: &mut Child) -> Result<()> {
         output(&mut command("kill", ["-TERM", &agent.id().to_string()]))?;
     }
     agent.wait().map(drop).context("wait for the agent")
+}
+
+/// Restarts an agent with pods, in larger and larger numbers.
+pub fn restarts(work: &Work, program: &Path, image: &Path, args: &[String]) -> Result<Vec<Figure>> {
+    let place = Place::make(work, "bench")?;
+    loud(place.command(program, &["image", "import"]).arg(image))?;
+    let daemon = [program.into(), "serve".into(), "--config".into(), place.config().into()];
+    let mut figures = Vec::new();
+    for pods in restart::PODS {
+        let client =
+            command("unshare", ["--net", "--", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh"]);
+        figures.extend(restart::measure(work, &place, client, &daemon, pods, args)?);
+    }
+    // After an error the directories stay: the log says what went wrong.
+    place.remove()?;
+    Ok(figures)
 }

@@ -2,9 +2,13 @@
 
 mod containerd;
 mod holdfast;
+mod restart;
 mod table;
 
-use std::{path::PathBuf, process::Stdio};
+use std::{
+    path::PathBuf,
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context, Result};
 
@@ -23,6 +27,8 @@ use table::{Column, Figure};
 pub struct Options {
     /// Leave containerd out.
     pub alone: bool,
+    /// Measure restarts, and nothing else.
+    pub restart: bool,
     /// The agent's program, if one is there that shall be measured.
     pub program: Option<PathBuf>,
     /// Arguments of the benchmark client.
@@ -45,15 +51,20 @@ pub fn bench(work: &Work, options: &Options) -> Result<()> {
         crate::containerd::build(work)?;
     }
     let image = images::bench(work)?;
-    let mut columns = vec![Column {
-        title: "holdfast".to_owned(),
-        figures: step("measuring holdfast", || holdfast::measure(work, &program, &image, &options.args))?,
-    }];
+    let args = &options.args;
+    let ours = || {
+        let measure = if options.restart { holdfast::restarts } else { holdfast::measure };
+        measure(work, &program, &image, args)
+    };
+    let theirs = || {
+        let measure = if options.restart { containerd::restarts } else { containerd::measure };
+        measure(work, &image, args)
+    };
+    let mut columns =
+        vec![Column { title: "holdfast".to_owned(), figures: step("measuring holdfast", ours)? }];
     if !options.alone {
-        columns.push(Column {
-            title: format!("containerd {}", crate::containerd::VERSION),
-            figures: step("measuring containerd", || containerd::measure(work, &image, &options.args))?,
-        });
+        let title = format!("containerd {}", crate::containerd::VERSION);
+        columns.push(Column { title, figures: step("measuring containerd", theirs)? });
     }
     print!("{}", table::table(&columns));
     Ok(())
@@ -81,5 +92,9 @@ fn client(work: &Work, place: &Place, runtime: u32, own: &[&str], args: &[String
     client.args(own).args(args);
     // What it says beside is for people.
     let text = output(client.stderr(Stdio::inherit()))?;
-    serde_json::from_str(&text).with_context(|| format!("read what {} prints", shown(&client)))
+    parse(&client, &text)
+}
+
+fn parse(client: &Command, text: &str) -> Result<Vec<Figure>> {
+    serde_json::from_str(text).with_context(|| format!("read what {} prints", shown(client)))
 }

@@ -1,22 +1,66 @@
 //! The log: one line an event, to stderr.
 
-use std::{io::IsTerminal, sync::OnceLock};
+use std::{io::IsTerminal, sync::OnceLock, time::Duration};
 
-use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::{
+    EnvFilter, Registry,
+    fmt::{self, MakeWriter, writer::BoxMakeWriter},
+    layer::SubscriberExt,
+    reload,
+    util::SubscriberInitExt,
+};
 
 use crate::config::{LogFormat, LogLevel};
 
 /// The filter in force, to be replaced by [`set_level`].
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
+/// Lines that wait to be written while stderr takes none.
+const WAITING_LINES: usize = 4096;
+/// Between two looks whether lines were lost.
+const LOSS_PERIOD: Duration = Duration::from_mins(1);
+
 /// Sets the program's log up. A second call changes nothing.
 pub fn init(level: LogLevel, format: LogFormat) {
-    init_with(level, format, "");
+    init_with(level, format, "", std::io::stderr);
+}
+
+/// The log of a daemon: lines are written by a thread of their own, so that a journald that takes none (it is stopped, or its disk is
+/// full) stops nothing else. What waits is bounded, and later lines are lost. What is returned waits for the last lines, for a second
+/// at most, when it is dropped.
+#[must_use]
+pub fn init_for_daemon(level: LogLevel, format: LogFormat) -> (WorkerGuard, Losses) {
+    let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING_LINES);
+    let (writer, guard) = builder.thread_name("log").finish(std::io::stderr());
+    let losses = Losses(writer.error_counter());
+    init_with(level, format, "", writer);
+    (guard, losses)
+}
+
+/// Counts lines that were lost.
+#[derive(Debug, Clone)]
+pub struct Losses(ErrorCounter);
+
+impl Losses {
+    /// Logs how many lines were lost, whenever some were. Never ends.
+    pub async fn report(self) {
+        let mut known = 0;
+        loop {
+            tokio::time::sleep(LOSS_PERIOD).await;
+            let lost = self.0.dropped_lines();
+            if lost > known {
+                tracing::warn!(lines = lost - known, "log lines were lost: stderr did not take them in time");
+                known = lost;
+            }
+        }
+    }
 }
 
 /// The same for a program that serves only itself: what its server refuses, its client tells.
 pub fn init_for_client(level: LogLevel, format: LogFormat) {
-    init_with(level, format, if level >= LogLevel::Debug { "" } else { ",holdfast::cri=off" });
+    let more = if level >= LogLevel::Debug { "" } else { ",holdfast::cri=off" };
+    init_with(level, format, more, std::io::stderr);
 }
 
 /// Changes what is logged from now on, after [`init`].
@@ -28,14 +72,17 @@ pub fn set_level(level: LogLevel) {
     }
 }
 
-fn init_with(level: LogLevel, format: LogFormat, more: &str) {
+fn init_with<W>(level: LogLevel, format: LogFormat, more: &str, writer: W)
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
     let journal = std::env::var("JOURNAL_STREAM").ok();
     let stderr = rustix::fs::fstat(std::io::stderr()).ok().map(|stat| (stat.st_dev, stat.st_ino));
     let stamped = !is_journal(journal.as_deref(), stderr);
     let (filter, handle) = reload::Layer::new(EnvFilter::new(directives(level) + more));
     let _ = FILTER.set(handle);
     let registry = tracing_subscriber::registry().with(filter);
-    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = fmt::layer().with_writer(BoxMakeWriter::new(writer));
     // Whether an outer program has set a subscriber before does not matter to anybody.
     let _ = match (format, stamped) {
         (LogFormat::Json, _) => registry.with(lines.json().flatten_event(true)).try_init(),

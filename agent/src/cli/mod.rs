@@ -47,9 +47,12 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
         Some(Command::Serve) => {
             let config = load()?;
-            logging::init(config.log_level, config.log_format);
+            let (_flush, losses) = logging::init_for_daemon(config.log_level, config.log_format);
             let activation = serve::Activation::take();
-            block_on(serve::serve(&config, source, activation))??;
+            block_on(async {
+                tokio::spawn(losses.report());
+                serve::serve(&config, source, activation).await
+            })??;
         }
         Some(Command::Run(arguments)) => return run(load(), &arguments),
         Some(Command::Image { command }) => {

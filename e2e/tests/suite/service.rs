@@ -197,3 +197,34 @@ fn the_runtime_is_not_ready_without_what_it_needs() -> Result<()> {
     mode(0o755)?;
     wait::until_true("RuntimeReady to become true", || Ok(condition()?.0))
 }
+
+/// journald may be stopped, or its disk full: whoever reads the agent's log does not decide whether the agent works.
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() -> Result<()> {
+    let Some(mut scene) = Scene::ours()? else { return Ok(()) };
+    let pod = pod(&scene.dir, "log");
+    let pod_id = scene.run_pod(&pod)?;
+    let agent = scene.agent()?;
+    agent.stop()?;
+    let (reader, writer) = std::io::pipe().context("make a pipe")?;
+    let mut command = agent.command(&["serve"]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(writer);
+    let mut process = Process::spawn(&mut command)?;
+    drop(command);
+    let crictl = agent.crictl();
+    wait::until_true("an answer", || Ok(crictl.ok(&["version"]).is_ok()))?;
+    // Each is a line of the log, and a pipe takes 64 KiB.
+    for number in 0..600 {
+        let name = format!("{number:0200}");
+        let refused = crictl.refused(&["--timeout", "5s", "inspect", &name])?;
+        ensure!(refused.code == "NotFound", "after {number} lines: {}", refused.text);
+    }
+    let begin = Instant::now();
+    scene.crictl.ok(&["version"])?;
+    ensure!(begin.elapsed() < Duration::from_secs(2) * place::slowness(), "{:?}", begin.elapsed());
+    scene.remove_pod(&pod_id)?;
+    process.signal(Signal::SIGTERM)?;
+    ensure!(process.end(wait::LIMIT)?.success());
+    drop(reader);
+    Ok(())
+}

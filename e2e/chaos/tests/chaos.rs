@@ -53,7 +53,6 @@ fn clean(fault: Fault, kills: u64, amount: Option<u64>) -> Result<()> {
 }
 
 #[test]
-#[ignore = "a retried StartContainer is refused, and two of 60 starts meet a lock that a forked child still holds"]
 fn the_agent_is_killed_under_churn() -> Result<()> {
     clean(Fault::Agent, 300, None)
 }
@@ -69,7 +68,6 @@ fn holders_are_killed() -> Result<()> {
 }
 
 #[test]
-#[ignore = "a pod cannot be removed while the disk is full"]
 fn the_disk_is_full() -> Result<()> {
     clean(Fault::Disk, 0, Some(2))
 }
@@ -95,7 +93,6 @@ fn containers_run_out_of_memory() -> Result<()> {
 }
 
 #[test]
-#[ignore = "a start beside a hung volume takes 15 s, and a cgroup is left"]
 fn a_volume_hangs() -> Result<()> {
     clean(Fault::Fuse, 0, None)
 }

@@ -50,7 +50,7 @@ fn agent() {
             }
             "del" => network.del(&pod, None).await.unwrap(),
             _ => {
-                network.recover(&HashSet::new()).await;
+                network.recover(&HashSet::new(), &[]).await;
                 let nothing = || network.inner.state().records().next().is_none();
                 eventually("the end of everything", nothing).await;
             }

@@ -10,7 +10,10 @@ use std::{
 
 use holdfast_model::{PodId, chain};
 use holdfast_record::Durable;
-use tokio::sync::{Notify, OwnedMutexGuard};
+use tokio::{
+    sync::{Notify, OwnedMutexGuard},
+    time::timeout_at,
+};
 
 use crate::{
     AddRequest, Error, InterfaceStats, NetworkConfig, NetworkStatus, OwedDel, PodNetwork,
@@ -46,6 +49,8 @@ pub(crate) struct Inner {
     preflight: Mutex<Preflight>,
     pub(crate) reaper: Arc<Notify>,
     pub(crate) owed: Arc<Notify>,
+    /// A try of DEL is over.
+    pub(crate) freed: Notify,
     locks: Mutex<HashMap<PodId, Weak<tokio::sync::Mutex<()>>>>,
 }
 
@@ -106,6 +111,7 @@ impl Network {
             preflight: Mutex::default(),
             reaper: Arc::new(Notify::new()),
             owed: Arc::new(Notify::new()),
+            freed: Notify::new(),
             locks: Mutex::default(),
         });
         inner.look_ahead().await;
@@ -180,8 +186,10 @@ impl Network {
     }
 
     /// Takes back what is left of pods that the agent does not know, and of all pods of another boot. Called once, after a
-    /// start. Only queues it: [`Self::owed`] is worked off in the background, a few at a time.
-    pub async fn recover(&self, known: &HashSet<PodId>) {
+    /// start. Only queues it: [`Self::owed`] is worked off in the background, a few at a time. Host ports of the `leaving`, for
+    /// which the agent is going to ask for DEL, are waited for by other pods.
+    pub async fn recover(&self, known: &HashSet<PodId>, leaving: &[PodId]) {
+        leaving.iter().for_each(|pod| self.inner.state().is_leaving(pod));
         self.inner.recover(known).await;
     }
 
@@ -333,9 +341,13 @@ impl Inner {
         let ports = host_ports(&request.port_mappings)?;
         let pod = request.pod.clone();
         let made = if let Some(list) = self.cni.list()? {
+            // Without a plugin for them they are nobody's.
+            let ports = if list.has_capability("portMappings") { ports } else { Vec::new() };
+            self.await_ports(&pod, &ports).await;
             let (record, cni, netns) = self.plan_cni(request, ports, &list)?;
             self.add_cni(record, cni, netns).await
         } else {
+            self.await_ports(&pod, &ports).await;
             let host = self.host().await?;
             let (record, netns) = self.plan_embedded(request, ports, &host)?;
             self.add_embedded(record, netns).await
@@ -346,6 +358,19 @@ impl Inner {
         made
     }
 
+    /// Waits for host ports that only pods have which are being removed, as long as a client waits for DEL. A request that a
+    /// dead agent had half done is made again while the first one is undone.
+    async fn await_ports(&self, pod: &PodId, ports: &[HostPort]) {
+        let deadline = tokio::time::Instant::now() + self.limits.del;
+        loop {
+            let mut freed = std::pin::pin!(self.freed.notified());
+            freed.as_mut().enable();
+            if !self.state().are_soon_free(pod, ports) || timeout_at(deadline, freed).await.is_err() {
+                return;
+            }
+        }
+    }
+
     fn plan_cni(
         &self,
         request: AddRequest,
@@ -353,8 +378,6 @@ impl Inner {
         list: &ConfList,
     ) -> Result<(Record, CniRecord, OwnedFd), Error> {
         let cni = self.cni.plan(list, &request, &ports)?;
-        // Without a plugin for them they are nobody's.
-        let ports = if list.has_capability("portMappings") { ports } else { Vec::new() };
         let record = Record {
             name: request.name,
             namespace: request.namespace,

@@ -68,6 +68,7 @@ impl Drop for Worker {
             debt.remove_worker();
         }
         self.inner.owed.notify_one();
+        self.inner.freed.notify_waiters();
     }
 }
 

@@ -39,6 +39,15 @@ struct Entry {
     lingering: Option<Instant>,
     /// Plugins that an earlier agent or a failed call has started may still be at work.
     plugins_at_large: bool,
+    /// The pod is being removed, and DEL is going to be asked for.
+    leaving: bool,
+}
+
+impl Entry {
+    /// Whether what it holds is free soon. Not once DEL has failed or takes long.
+    fn is_soon_free(&self) -> bool {
+        self.debt.as_ref().map_or(self.leaving, |debt| !debt.is_overdue())
+    }
 }
 
 /// A link of the embedded network without a record.
@@ -97,7 +106,7 @@ impl State {
     pub(crate) fn insert(&mut self, record: Record) {
         record.addresses().iter().for_each(|address| self.take(*address));
         let pod = record.pod.clone();
-        let entry = Entry { record, debt: None, lingering: None, plugins_at_large: false };
+        let entry = Entry { record, debt: None, lingering: None, plugins_at_large: false, leaving: false };
         if let Some(before) = self.records.insert(pod, entry) {
             before.record.addresses().iter().for_each(|address| self.free(*address));
         }
@@ -267,6 +276,22 @@ impl State {
             Some((port, owner)) => Err(Error::PortInUse { port: describe(port), owner }),
             None => Ok(()),
         }
+    }
+
+    /// The pod is being removed: what it has is waited for.
+    pub(crate) fn is_leaving(&mut self, pod: &PodId) {
+        if let Some(entry) = self.records.get_mut(pod) {
+            entry.leaving = true;
+        }
+    }
+
+    /// Whether other pods have some of these host ports, and each of them gives them back soon.
+    pub(crate) fn are_soon_free(&self, pod: &PodId, ports: &[HostPort]) -> bool {
+        let has = |entry: &Entry| {
+            entry.record.pod != *pod && ports.iter().any(|port| has_port(&entry.record.ports, port))
+        };
+        let mut holders = self.records.values().filter(|entry| has(entry)).peekable();
+        holders.peek().is_some() && holders.all(Entry::is_soon_free)
     }
 
     /// Which pod other than `pod` has a host port, and why, if it has been removed.
@@ -448,6 +473,25 @@ mod tests {
             (owed[0].error.as_str(), owed[0].host_ports.as_slice()),
             ("CNI plugin x DEL: no", ["tcp *:80".to_owned()].as_slice())
         );
+    }
+
+    #[test]
+    fn ports_of_a_pod_that_leaves_are_waited_for_until_its_del_fails() {
+        let mut state = State::default();
+        let (other, wanted) = (PodId::random().unwrap(), [port("", 80)]);
+        let (stays, leaves) = (record(vec![port("", 81)], vec![]), record(vec![port("", 80)], vec![]));
+        let pod = leaves.pod.clone();
+        state.insert(stays);
+        assert!(!state.are_soon_free(&other, &wanted), "nobody has it");
+        state.insert(leaves);
+        assert!(!state.are_soon_free(&other, &wanted), "its pod stays");
+        state.is_leaving(&pod);
+        assert!(state.are_soon_free(&other, &wanted) && !state.are_soon_free(&pod, &wanted));
+        assert!(!state.are_soon_free(&other, &[port("", 80), port("", 81)]), "one of them stays");
+        state.owe(&pod);
+        assert!(state.are_soon_free(&other, &wanted));
+        state.failed(&pod, "no");
+        assert!(!state.are_soon_free(&other, &wanted));
     }
 
     #[test]

@@ -171,7 +171,7 @@ fn a_chain_is_run_and_taken_back() {
         drop(network);
         fs::remove_file(fake.path("net.d/10-net.conflist")).unwrap();
         let network = fake.start().await;
-        network.recover(&HashSet::from([pod.clone()])).await;
+        network.recover(&HashSet::from([pod.clone()]), &[]).await;
         assert_eq!(network.get(&pod), Some(made.clone()));
         network.del(&pod, Some(a)).await.unwrap();
         assert_eq!(fake.calls(), ["DEL two", "DEL one"]);
@@ -231,7 +231,7 @@ fn a_busy_pin_is_owed_and_goes_when_it_can() {
         drop(network);
         // A restart knows of it, and makes no DEL for it.
         let network = fake.start().await;
-        network.recover(&HashSet::new()).await;
+        network.recover(&HashSet::new(), &[]).await;
         let owed = network.owed();
         assert!(owed.is_empty() || owed[0].pod == pod, "{owed:?}");
         assert_eq!((fake.calls(), record_count(fake.dir.path())), (Vec::new(), 1));
@@ -481,7 +481,7 @@ fn dels_of_another_boot_are_queued_and_joined() {
         let limits = Limits { del: Duration::from_millis(200), ..Limits::default() };
         let begin = Instant::now();
         let network = Network::start_with(rebooted(), limits).await.unwrap();
-        network.recover(&pods.iter().cloned().collect()).await;
+        network.recover(&pods.iter().cloned().collect(), &[]).await;
         assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
         eventually("four at work", || fake.lines("most") == 4).await;
         // Clients do not wait for a place among the four, and each pod is tried once.
@@ -573,7 +573,7 @@ fn after_a_reboot_del_has_no_namespace() {
         let network = Network::start(rebooted).await.unwrap();
         assert_eq!(network.get(&pod), None);
         fs::remove_file(fake.path("net.d/10-net.conflist")).unwrap();
-        network.recover(&HashSet::from([pod.clone()])).await;
+        network.recover(&HashSet::from([pod.clone()]), &[]).await;
         eventually("the end of DEL", || record_count(fake.dir.path()) == 0).await;
         let log = fs::read_to_string(fake.path("bin/log")).unwrap();
         assert!(log.contains(&format!("DEL one {pod} eth0 - IgnoreUnknown=1;")), "{log}");
@@ -601,7 +601,7 @@ fn of_a_torn_record_the_id_is_taken_back() {
         }
         on_host(|| nix::mount::umount(&fake.pin(&pods[1])).unwrap());
         let network = fake.start().await;
-        network.recover(&HashSet::from(pods.clone())).await;
+        network.recover(&HashSet::from(pods.clone()), &[]).await;
         // After a reboot there is no pin: as with any pod of another boot.
         eventually("the end of one", || !fake.pin(&pods[1]).exists() && network.owed().is_empty()).await;
         let log = fake.read("log");
@@ -635,7 +635,7 @@ fn an_add_that_was_cut_off_is_taken_back() {
         fake.calls();
         let network = fake.start().await;
         assert_eq!(network.get(&pod), None);
-        network.recover(&HashSet::new()).await;
+        network.recover(&HashSet::new(), &[]).await;
         eventually("the end of DEL", || record_count(fake.dir.path()) == 0).await;
         assert_eq!(fake.calls(), ["DEL two", "DEL one"]);
         assert!(fake.input("one", "DEL").get("prevResult").is_none());

@@ -325,7 +325,7 @@ fn two_agents_side_by_side() {
         let other = second.add(request("b", &b)).await.unwrap();
         assert_eq!(other.ips[0], ip("10.78.0.2"));
         assert_eq!(inside(&b, eth0).mtu, 1300);
-        second.recover(&HashSet::new()).await;
+        second.recover(&HashSet::new(), &[]).await;
         eventually("the end of the unknown pod", || record_count(two.path()) == 0).await;
         assert!(has_link(&link_name(&pod)));
         assert_eq!(elements("hftest0"), 2);
@@ -365,7 +365,7 @@ fn a_new_agent_takes_over() {
         let network = Network::start(config(dir.path())).await.unwrap();
         assert!(network.status().ready, "{:?}", network.status());
         assert_eq!(network.get(&kept), Some(made.clone()));
-        network.recover(&HashSet::from([kept.clone(), stopped_pod.clone()])).await;
+        network.recover(&HashSet::from([kept.clone(), stopped_pod.clone()]), &[]).await;
         assert_eq!(network.get(&stopped_pod).unwrap().ips[0], ip("10.79.0.4"));
         gone_link(&lost_pod).await;
         eventually("the end of DEL", || network.inner.state().get(&lost_pod).is_none()).await;
@@ -430,7 +430,7 @@ fn addresses_of_lost_records_are_not_given_away() {
         assert!(!network.remove_unused().await.unwrap(), "its links are in use");
         let b = netns();
         assert_eq!(network.add(request("b", &b)).await.unwrap().ips, [ip("10.79.0.4")]);
-        network.recover(&HashSet::from([pods[0].clone()])).await;
+        network.recover(&HashSet::from([pods[0].clone()]), &[]).await;
         assert_eq!(network.get(&pods[0]).unwrap().ips, [ip("10.79.0.2")]);
         gone_link(&pods[1]).await;
         eventually("the address's freedom", || network.inner.state().get(&pods[1]).is_none()).await;

@@ -258,7 +258,11 @@ impl Runtime {
         let quarantined = self.quarantined().iter().filter(|object| object.kind == ObjectKind::Pod);
         let mut pods: HashSet<_> = quarantined.filter_map(|pod| pod.id.parse().ok()).collect();
         pods.extend(self.all_pods().iter().map(|pod| pod.id.clone()));
-        self.network.recover(&pods).await;
+        let is_leaving =
+            |pod: &Pod| matches!(pod.record.get().phase, PodPhase::Creating | PodPhase::Removing);
+        let leaving: Vec<_> =
+            self.all_pods().iter().filter(|pod| is_leaving(pod)).map(|pod| pod.id.clone()).collect();
+        self.network.recover(&pods, &leaving).await;
     }
 
     /// Ids of all containers that there are, whatever is known of them.

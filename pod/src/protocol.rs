@@ -43,6 +43,8 @@ pub const EXIT_RECORD_NAME: &str = "exit.json";
 pub const START_ERROR_EXIT_CODE: i32 = 128;
 /// Exit code of a container whose shim was lost.
 pub const SHIM_DIED_EXIT_CODE: i32 = 255;
+/// Reason of a container whose command could not be started.
+pub const START_ERROR_REASON: &str = "StartError";
 
 /// A packet from the agent.
 #[derive(Debug, Clone, Serialize, Deserialize)]

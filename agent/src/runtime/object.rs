@@ -238,6 +238,8 @@ pub struct Container {
     pub link: watch::Sender<Link>,
     /// Somebody has asked for its end.
     pub end_is_wanted: AtomicBool,
+    /// A client has had the answer that it was started.
+    pub start_is_told: AtomicBool,
     /// Held while its exit is recorded.
     pub ending: tokio::sync::Mutex<()>,
     /// Becomes true when it has exited and its record says so.
@@ -283,6 +285,7 @@ impl Container {
             life: tokio::sync::Mutex::default(),
             link: watch::Sender::new(if exited { Link::Ended } else { Link::Waiting }),
             end_is_wanted: AtomicBool::new(false),
+            start_is_told: AtomicBool::new(false),
             ending: tokio::sync::Mutex::default(),
             exited: watch::Sender::new(exited),
             exec_base: Mutex::default(),

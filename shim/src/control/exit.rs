@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use holdfast_pod::protocol::{Answer, Event, ExitRecord, START_ERROR_EXIT_CODE};
+use holdfast_pod::protocol::{Answer, Event, ExitRecord, START_ERROR_EXIT_CODE, START_ERROR_REASON};
 use holdfast_sys::pidfd::{self, Exit};
 use holdfast_sys::process;
 
@@ -186,7 +186,7 @@ impl Container {
         if let Some(error) = &self.start_error {
             record.exit_code = START_ERROR_EXIT_CODE;
             record.signal = 0;
-            "StartError".clone_into(&mut record.reason);
+            START_ERROR_REASON.clone_into(&mut record.reason);
             record.message = error.to_string();
         }
         record

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use holdfast_model::{ContainerConfig, PodSandboxConfig};
 use holdfast_sys::path::make_directories;
+use rustix::io::Errno;
 
 use super::Error;
 
@@ -27,11 +28,28 @@ pub fn path(pod: &PodSandboxConfig, config: &ContainerConfig) -> Result<PathBuf,
 /// logs. None, or one without a name: nothing to do. Blocking.
 pub fn make_directory(path: Option<&Path>, field: &'static str) -> Result<(), Error> {
     let Some(path) = path.filter(|path| path.is_absolute()) else { return Ok(()) };
-    make_directories(path).map(drop).map_err(|error| Error::BadRequest {
-        field,
-        problem: format!("directory {} is not there and cannot be made: {error}", path.display()),
+    make_directories(path).map(drop).map_err(|error| {
+        if OF_THE_PATH.iter().any(|errno| error.is(*errno)) {
+            let cause = holdfast_model::chain(&error);
+            let problem = format!("directory {} is not there and cannot be made: {cause}", path.display());
+            return Error::BadRequest { field, problem };
+        }
+        Error::Io { operation: "make the log directory", path: path.to_owned(), source: error.into() }
     })
 }
+
+/// Errors of mkdirat(2) and openat(2) that say that the path is a wrong one; others are about the node.
+const OF_THE_PATH: [Errno; 9] = [
+    Errno::ACCESS,
+    Errno::INVAL,
+    Errno::LOOP,
+    Errno::NAMETOOLONG,
+    Errno::NOENT,
+    Errno::NOTDIR,
+    Errno::OPNOTSUPP,
+    Errno::PERM,
+    Errno::ROFS,
+];
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -29,7 +29,6 @@ pub fn init(level: LogLevel, format: LogFormat) {
 /// The log of a daemon: lines are written by a thread of their own, so that a journald that takes none (it is stopped, or its disk is
 /// full) stops nothing else. What waits is bounded, and later lines are lost. What is returned waits for the last lines, for a second
 /// at most, when it is dropped.
-#[must_use]
 pub fn init_for_daemon(level: LogLevel, format: LogFormat) -> (WorkerGuard, Losses) {
     let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING_LINES);
     let (writer, guard) = builder.thread_name("log").finish(std::io::stderr());

@@ -189,7 +189,9 @@ impl Network {
     /// start. Only queues it: [`Self::owed`] is worked off in the background, a few at a time. Host ports of the `leaving`, for
     /// which the agent is going to ask for DEL, are waited for by other pods.
     pub async fn recover(&self, known: &HashSet<PodId>, leaving: &[PodId]) {
-        leaving.iter().for_each(|pod| self.inner.state().is_leaving(pod));
+        for pod in leaving {
+            self.inner.state().is_leaving(pod);
+        }
         self.inner.recover(known).await;
     }
 

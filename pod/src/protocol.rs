@@ -2,8 +2,10 @@
 //!
 //! The two talk over a unix `SOCK_SEQPACKET` socket: one message, one packet, at most [`MAX_MESSAGE`] bytes of JSON
 //! with descriptors in `SCM_RIGHTS`. JSON, because a new agent has to understand the shims that an old one left
-//! running: an unknown field is ignored, a missing one has its default. What can be large (the launch, an exec's
-//! process, a BPF program) travels as a sealed memfd.
+//! running, and an old agent those of a new one: an unknown field is ignored, a missing one has its default, an answer
+//! or event that is not known is passed over, and a request that is not known is answered with a failure. What can be
+//! large (the launch, an exec's process, a BPF program) travels as a sealed memfd. `formats/` keeps messages as each
+//! version has sent them, and tests that this one reads them and can be read.
 //!
 //! The agent spawns the shim with the first connection as descriptor 0 and the shim's run directory as its working
 //! directory. The shim binds [`SOCKET_NAME`] in there, so that a restarted agent finds it again. Until
@@ -27,10 +29,14 @@
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::oci_runtime::OciRuntime;
 
+/// Version of the messages, the launch and the exit record. Fields, requests, answers and events may be added without a new
+/// one; a message that lost something, or means something else, needs one.
+pub const VERSION: u32 = 1;
 /// Longest packet in bytes, without descriptors.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 /// Most descriptors in one packet (the kernel's SCM_MAX_FD is 253).
@@ -58,6 +64,23 @@ pub struct Call {
     pub fds: Vec<FdRole>,
 }
 
+/// The part of a [`Call`] that lets it be answered, whatever is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct CallHead {
+    /// See [`Call::seq`].
+    pub seq: u64,
+}
+
+/// A value of a newer peer's, which is passed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Unknown;
+
+impl<'de> Deserialize<'de> for Unknown {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        IgnoredAny::deserialize(from).map(|_| Self)
+    }
+}
+
 /// A packet from the shim.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -71,6 +94,9 @@ pub enum Packet {
     },
     /// Something happened.
     Event(Event),
+    /// Of a newer shim.
+    #[serde(untagged)]
+    Unknown(Unknown),
 }
 
 /// What a passed descriptor is.
@@ -101,6 +127,9 @@ pub enum FdRole {
     Stdout,
     /// Exec: the process's stderr. Attach: the same for it.
     Stderr,
+    /// Of a newer agent: it is closed.
+    #[serde(other)]
+    Unknown,
 }
 
 /// What the agent asks.
@@ -238,6 +267,9 @@ pub enum Answer {
     State(State),
     /// It did not work; nothing is left of it.
     Failed(Failure),
+    /// Of a newer shim.
+    #[serde(untagged)]
+    Unknown(Unknown),
 }
 
 /// What stands at the gate.
@@ -294,6 +326,9 @@ pub struct State {
     /// Start has been called and is not answered yet.
     #[serde(default)]
     pub starting: bool,
+    /// The shim's [`VERSION`]; 0: older than versions are.
+    #[serde(default)]
+    pub version: u32,
 }
 
 /// Something that happened without being asked for.
@@ -325,6 +360,9 @@ pub enum Event {
         /// What.
         text: String,
     },
+    /// Of a newer shim.
+    #[serde(untagged)]
+    Unknown(Unknown),
 }
 
 /// How a container ended. Written as [`EXIT_RECORD_NAME`] by create and rename.
@@ -365,7 +403,8 @@ pub enum FaultKind {
     Precondition,
     /// A limit of time passed.
     Timeout,
-    /// The kernel or we failed.
+    /// The kernel or we failed; or a newer peer's kind.
+    #[serde(other)]
     Internal,
 }
 

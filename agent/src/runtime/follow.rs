@@ -16,7 +16,7 @@
 use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use holdfast_model::chain;
-use holdfast_pod::protocol::{Answer, Event, Phase, Request, State};
+use holdfast_pod::protocol::{Answer, Event, Phase, Request, State, VERSION};
 use holdfast_sys::error::CallError;
 use tokio::{
     sync::mpsc,
@@ -89,6 +89,9 @@ impl Runtime {
                 }
                 Notice::Event(Event::Warning { text }) => log_warning(container, &text),
                 Notice::Event(Event::ExecExited { .. } | Event::AttachCut { .. }) => {}
+                Notice::Event(Event::Unknown(_)) => {
+                    tracing::debug!(container_id = %container.id, "its newer shim tells of what only a newer agent knows");
+                }
                 Notice::Closed => break,
             }
         }
@@ -153,6 +156,10 @@ impl Runtime {
         let Answer::State(state) = answer else {
             return Err(ShimError::Unexpected { request: "State" }.into());
         };
+        if state.version > VERSION {
+            let (shim, agent) = (state.version, VERSION);
+            tracing::info!(container_id = %container.id, shim, agent, "the container's shim is of a newer holdfast");
+        }
         learn(container, &state).await;
         let before = container.link.send_replace(Link::Connected(shim.clone()));
         if matches!(before, Link::Silent) {

@@ -261,6 +261,7 @@ impl Shim {
             Packet::Event(event) => {
                 let _ = notices.send(Notice::Event(event));
             }
+            Packet::Unknown(_) => tracing::debug!("a newer shim says what only a newer agent knows"),
         }
     }
 
@@ -318,5 +319,42 @@ fn request_name(request: &Request) -> &'static str {
         Request::ReopenLog => "ReopenLog",
         Request::Resize { .. } => "Resize",
         Request::Shutdown => "Shutdown",
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Its answers and events that only a newer agent knows end neither the connection nor a wait.
+    #[tokio::test]
+    async fn a_newer_shim_is_understood_as_far_as_can_be() {
+        let (ours, theirs) = socket::pair().unwrap();
+        let (sender, mut notices) = mpsc::unbounded_channel();
+        let shim = Shim::new(ours, sender).unwrap();
+        let newer = tokio::task::spawn_blocking(move || {
+            for answer in [json!({"paused": {"since": 1}}), json!("ok")] {
+                let (call, _) = channel::recv_timeout::<Call>(&theirs, &mut channel::buffer(), ANSWER_LIMIT)
+                    .unwrap()
+                    .unwrap();
+                for packet in [
+                    json!({"event": {"pressure": 7}}),
+                    json!({"progress": 5}),
+                    json!({"answer": {"seq": call.seq, "answer": answer, "more": []}}),
+                ] {
+                    channel::send(&theirs, &packet, &[]).unwrap();
+                }
+            }
+        });
+        let answer = shim.call(Request::State, &[], ANSWER_LIMIT).await.unwrap();
+        assert!(matches!(answer, Answer::Unknown(_)), "{answer:?}");
+        shim.order(Request::Kill).await.unwrap();
+        newer.await.unwrap();
+        for _ in 0..2 {
+            assert!(matches!(notices.recv().await, Some(Notice::Event(Event::Unknown(_)))));
+        }
+        assert!(matches!(notices.recv().await, Some(Notice::Closed)));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use holdfast_pod::protocol::{Answer, Call, Failure, FaultKind, FdRole, Request, State};
+use holdfast_pod::protocol::{Answer, Call, CallHead, Failure, FaultKind, FdRole, Request, State, VERSION};
 use holdfast_sys::pidfd::{self, Exit};
 use holdfast_sys::tty;
 use rustix::io::Errno;
@@ -79,6 +79,16 @@ impl Shim {
         }
     }
 
+    /// Answers a call that cannot be understood, if it has a number: it is a newer agent's. `false`: it has none.
+    pub fn refuse(&mut self, agent: u32, call: &[u8], reason: &str) -> bool {
+        let Ok(CallHead { seq }) = serde_json::from_slice(call) else { return false };
+        let text =
+            format!("this container's shim is of another version of holdfast and does not know it: {reason}");
+        let failure = failure(FaultKind::Precondition, "understand the request", 0, text);
+        self.answer(Asked { agent, seq }, Answer::Failed(failure));
+        true
+    }
+
     /// The container, if it is in one of those stages.
     pub fn container_in(&mut self, stage: &str, right: impl Fn(&Stage) -> bool) -> Result<&mut Container> {
         match self.container.as_mut() {
@@ -134,6 +144,7 @@ impl Shim {
             started_at_ns: container.started_at_ns,
             log_lines_dropped: container.pump.as_ref().map_or(0, crate::pump::Pump::dropped),
             starting: matches!(container.stage, Stage::Opening),
+            version: VERSION,
         }))
     }
 

@@ -243,12 +243,21 @@ impl Shim {
             Ok(Some((call, fds))) => self.obey(agent, call, fds),
             Ok(None) => self.agent_is_gone(agent),
             Err(channel::ChannelError::WouldBlock) => {}
-            Err(e) => {
-                // Without its number nobody can be answered; the agent sees the end and connects anew.
-                self.warn(format!("what the agent says cannot be understood: {e}"));
-                self.agent_is_gone(agent);
+            Err(e) => self.agent_is_strange(agent, &e),
+        }
+    }
+
+    /// Refuses a call that cannot be understood; without a number to answer, the connection is given up.
+    fn agent_is_strange(&mut self, agent: u32, error: &channel::ChannelError) {
+        if let channel::ChannelError::Decode { len, source } = error {
+            let call = self.buffer[..*len].to_vec();
+            if self.refuse(agent, &call, &source.to_string()) {
+                return;
             }
         }
+        // Without its number nobody can be answered; the agent sees the end and connects anew.
+        self.warn(format!("what the agent says cannot be understood: {error}"));
+        self.agent_is_gone(agent);
     }
 
     fn agent_is_gone(&mut self, agent: u32) {

@@ -104,6 +104,7 @@ impl Agent {
                 self.passed.extend(fds);
             }
             Some((Packet::Event(event), _)) => self.events.push(event),
+            Some((Packet::Unknown(_), _)) => panic!("a shim of our own version is not understood"),
             None => return false,
         }
         true

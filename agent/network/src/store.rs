@@ -4,7 +4,7 @@
 //! one empty or torn; then it is set aside and the rest goes on, since all that it named in the kernel is gone with the
 //! boot. CNI plugins keep leases of their own on disk; for those DEL is run with the configuration of now.
 //!
-//! A newer program's record stays where it is, for that program. A record that cannot be read for an I/O error fails the
+//! A newer program's record stays where it is, for that program; so does one that is whole and says what is not known here. A record that cannot be read for an I/O error fails the
 //! start: what it holds would be given to somebody else.
 
 use std::{
@@ -171,17 +171,23 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
 }
 
 fn parse<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Content<T> {
-    let record = match serde_json::from_slice::<Versioned>(bytes) {
-        Ok(Versioned { version }) if version > VERSION => {
-            return match serde_json::from_slice(bytes) {
-                Ok(record) => Content::Newer { version, record },
-                Err(error) => Content::Torn(error.to_string()),
-            };
-        }
-        Ok(_) => serde_json::from_slice(bytes),
-        Err(error) => Err(error),
+    let version = match serde_json::from_slice::<Versioned>(bytes) {
+        Ok(Versioned { version }) => version,
+        Err(error) => return Content::Torn(error.to_string()),
     };
-    record.map_or_else(|error| Content::Torn(error.to_string()), Content::Record)
+    let not_ours = if version > VERSION {
+        None
+    } else {
+        match serde_json::from_slice(bytes) {
+            Ok(record) => return Content::Record(record),
+            Err(error) => Some(error),
+        }
+    };
+    match (serde_json::from_slice(bytes), not_ours) {
+        (Ok(record), None) => Content::Newer { version, record },
+        (Ok(record), Some(error)) if error.is_data() => Content::Newer { version, record },
+        (Ok(_), Some(error)) | (Err(error), _) => Content::Torn(error.to_string()),
+    }
 }
 
 fn remove(path: &Path) -> Result<(), Error> {

@@ -2,7 +2,8 @@
 //!
 //! They are known by their id, which is the name of their directory, and left alone: what runs goes on, and their network,
 //! run directory and images stay. A directory whose record makes no sense is renamed to `<id>.unreadable`, and from then on
-//! no start reads it; one of a newer version stays where it is, for the program that can read it. An operator sees and
+//! no start reads it; one of a newer version, or one that is whole and says what we do not know, stays where it is, for the
+//! program that can read it. An operator sees and
 //! removes them by `holdfast quarantine`; a container among them ends with its pod.
 
 use std::{
@@ -26,7 +27,7 @@ use super::{
 };
 
 /// Ending of the name of a directory that no start reads.
-const ENDING: &str = ".unreadable";
+pub(super) const ENDING: &str = ".unreadable";
 /// Longest wait for a killed helper.
 const HELPER_LIMIT: Duration = Duration::from_secs(10);
 /// Largest file that is searched for what a record named, in bytes.

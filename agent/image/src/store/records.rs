@@ -22,7 +22,7 @@ use crate::blocking::failpoint;
 use crate::digest::Digest;
 
 /// Of the files' form. Fields may be added without a new one.
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 const ENDING: &str = ".json";
 const WHOLE: &str = "whole";
 /// Configurations are smaller, and names are few.
@@ -30,13 +30,21 @@ const LARGEST: u64 = 64 << 20;
 
 /// A file.
 #[derive(Debug, Serialize, Deserialize)]
-struct File {
+pub(super) struct File {
+    pub version: u32,
+    pub serial: u64,
+    /// Complete references that lead to the image.
+    pub references: BTreeSet<String>,
+    #[serde(flatten)]
+    pub image: ImageRecord,
+}
+
+/// The part of a file that every version has.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Head {
     version: u32,
     serial: u64,
-    /// Complete references that lead to the image.
-    references: BTreeSet<String>,
-    #[serde(flatten)]
-    image: ImageRecord,
 }
 
 /// What has to be known to write the files.
@@ -86,8 +94,10 @@ impl Records {
                     }
                     found.images.insert(id, file.image);
                 }
-                Err(Trouble::Unreadable(reason)) => {
+                Err(Trouble::Unreadable { reason, serial }) => {
                     tracing::warn!(%id, reason, "the record of an image cannot be read");
+                    // The program that can read it shall not take its names for newer than what is written from now on.
+                    records.serial = records.serial.max(serial);
                     found.unreadable.insert(id);
                 }
                 Err(Trouble::Disk(source)) => {
@@ -233,22 +243,22 @@ impl Changes {
 }
 
 enum Trouble {
-    /// The content is at fault.
-    Unreadable(String),
+    /// The content is at fault, or of a newer program. The serial number is 0 where it does not tell.
+    Unreadable { reason: String, serial: u64 },
     /// The disk is.
     Disk(io::Error),
 }
 
 fn read(home: &Home, name: &str) -> Result<File, Trouble> {
+    let unreadable = |reason: String, serial| Trouble::Unreadable { reason, serial };
     let bytes = read_file(home.images.as_fd(), name, LARGEST).map_err(|error| {
-        if blames_content(&error) { Trouble::Unreadable(error.to_string()) } else { Trouble::Disk(error) }
+        if blames_content(&error) { unreadable(error.to_string(), 0) } else { Trouble::Disk(error) }
     })?;
-    let file: File =
-        serde_json::from_slice(&bytes).map_err(|error| Trouble::Unreadable(error.to_string()))?;
-    if file.version > VERSION {
-        return Err(Trouble::Unreadable(format!("version {} is newer than {VERSION}", file.version)));
+    let Head { version, serial } = serde_json::from_slice(&bytes).unwrap_or_default();
+    if version > VERSION {
+        return Err(unreadable(format!("version {version} is newer than {VERSION}"), serial));
     }
-    Ok(file)
+    serde_json::from_slice(&bytes).map_err(|error| unreadable(error.to_string(), serial))
 }
 
 fn file_name(id: &Digest) -> String {

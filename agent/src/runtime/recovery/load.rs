@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 
 use crate::runtime::{
     quarantine,
@@ -52,6 +52,11 @@ pub enum Fault {
         /// Its version.
         version: u32,
     },
+    /// It is whole and of our version, and says what we do not know: a newer program's, or a damaged one.
+    Strange {
+        /// The first thing that is not known.
+        reason: String,
+    },
     /// A start before this one has set it aside.
     Aside,
 }
@@ -64,6 +69,9 @@ impl fmt::Display for Fault {
             Self::Torn { reason } => write!(f, "unreadable: {reason}"),
             Self::Newer { version } => {
                 write!(f, "version {version} of a newer holdfast; this one reads up to {}", record::VERSION)
+            }
+            Self::Strange { reason } => {
+                write!(f, "not understood: {reason}; a newer holdfast may have written it")
             }
             Self::Aside => f.write_str("set aside before"),
         }
@@ -124,7 +132,10 @@ pub fn parse<R: Record>(bytes: &[u8], id: &str) -> Result<R, Fault> {
     if version > record::VERSION {
         return Err(Fault::Newer { version });
     }
-    let record: R = serde_json::from_slice(bytes).map_err(torn)?;
+    let record: R = serde_json::from_slice(bytes).map_err(|error| {
+        let is_whole = error.is_data() && serde_json::from_slice::<IgnoredAny>(bytes).is_ok();
+        if is_whole { Fault::Strange { reason: error.to_string() } } else { torn(error) }
+    })?;
     // Undoing a copied record would undo the object that it was copied from.
     if record.id() != id {
         return Err(Fault::Torn { reason: format!("it is the record of {}", record.id()) });
@@ -187,6 +198,19 @@ mod tests {
     fn a_newer_version_is_known_by_its_number_alone() {
         let newer = br#"{"version": 99, "id": 7, "new": {}}"#;
         assert_eq!(parse::<Sample>(newer, &id('a')).unwrap_err(), Fault::Newer { version: 99 });
+    }
+
+    /// A phase, say, that a newer program has.
+    #[test]
+    fn what_is_whole_and_not_understood_is_not_torn() {
+        let strange =
+            format!(r#"{{"version": {}, "id": "{}", "text": {{"new": 1}}}}"#, record::VERSION, id('a'));
+        let fault = parse::<Sample>(strange.as_bytes(), &id('a')).unwrap_err();
+        assert!(matches!(fault, Fault::Strange { .. }), "{fault}");
+        for length in 1..strange.len() {
+            let fault = parse::<Sample>(&strange.as_bytes()[..length], &id('a')).unwrap_err();
+            assert!(matches!(fault, Fault::Torn { .. }), "{length}: {fault}");
+        }
     }
 
     /// Else the undo of a copied directory would undo what it was copied from.

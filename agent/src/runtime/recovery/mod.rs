@@ -136,7 +136,7 @@ impl Runtime {
                 Fault::Missing => true,
                 // It was made a moment before the power went, so nothing of it can live.
                 Fault::Empty => !self.lives(kind, &other.id).await,
-                Fault::Torn { .. } | Fault::Newer { .. } | Fault::Aside => false,
+                Fault::Torn { .. } | Fault::Newer { .. } | Fault::Strange { .. } | Fault::Aside => false,
             };
             if is_stray {
                 strays.push(other.dir);

@@ -93,6 +93,7 @@ fn has_command_line(pid: i32, program: &Path, args: &[&str]) -> bool {
 mod tests {
     use super::*;
     use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
 
     #[test]
     fn a_process_is_found_by_what_it_was_started_with() {
@@ -104,6 +105,11 @@ mod tests {
             search(Path::new(program), args).iter().map(|found| found.pid).collect()
         };
         let pid = i32::try_from(child.id()).unwrap();
+        // The kernel lets spawn return a moment before the new program has its command line.
+        let end = Instant::now() + Duration::from_secs(10);
+        while pids("/anywhere/sh", &["-c", script, &unique]).is_empty() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         assert_eq!(pids("/anywhere/sh", &["-c", script, &unique]), [pid]);
         assert!(pids("/bin/other", &["-c", script, &unique]).is_empty());
         assert!(pids("/bin/sh", &["-c", &unique]).is_empty());

@@ -393,7 +393,7 @@ impl Holder {
 }
 
 /// The command line, checked: what is wrong with it is the request's fault, and said in the request's words.
-fn arguments(config: &HolderConfig) -> Result<Vec<OsString>, HolderError> {
+pub(crate) fn arguments(config: &HolderConfig) -> Result<Vec<OsString>, HolderError> {
     check(config)?;
     let mut args: Vec<OsString> = vec!["--pod".into(), config.pod_id.clone().into()];
     let mut add = |option: &str, value: String| args.extend([option.into(), value.into()]);

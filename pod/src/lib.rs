@@ -10,3 +10,7 @@ pub mod protocol;
 pub mod report;
 pub mod sysctl;
 pub mod user;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod stored_formats;

@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -14,10 +15,11 @@ use common::{
     Ended, Kept, LIMIT, acting, alone, config, eventually, is_root, keep, mounts, names, namespace,
     own_namespace, processes_of, status, with_sysctls, with_user_namespace,
 };
-use holdfast_pod::executable::ExecutableError;
+use holdfast_pod::executable::{self, ExecutableError};
 use holdfast_pod::holder::{Holder, HolderConfig, HolderError, Namespaces, spawn};
-use holdfast_pod::protocol::FaultKind;
-use holdfast_sys::pidfd;
+use holdfast_pod::protocol::{FaultKind, VERSION};
+use holdfast_pod::report::{MAX_REPORT, Report};
+use holdfast_sys::{pidfd, socket};
 
 /// Runs something in namespaces of the holder, on a thread that ends with it.
 fn inside<T: Send>(holder: &Holder, kinds: &[&str], act: impl FnOnce() -> T + Send) -> T {
@@ -465,4 +467,35 @@ fn orphans_and_zombies_of_failed_holders_are_none() {
         }
     });
     eventually("all holders are gone", || processes_of(&config("many").pod_id).is_empty());
+}
+
+/// Command lines as the agents of all versions have written them.
+#[test]
+fn stored_arguments_are_obeyed() {
+    if !is_root() {
+        return;
+    }
+    let format = holdfast_formats::Format { name: "holder-arguments", version: VERSION };
+    let stored = format.stored();
+    assert!(!stored.is_empty());
+    // A label needs SELinux.
+    for (name, args) in stored.into_iter().filter(|(name, _)| !name.ends_with("/labelled")) {
+        let args: Vec<OsString> =
+            serde_json::from_value::<Vec<String>>(args).unwrap().into_iter().map(Into::into).collect();
+        let (ours, theirs) = socket::pair().unwrap();
+        let half = executable::start(&config("stored").program, &args, theirs.as_fd(), None).unwrap();
+        drop(theirs);
+        assert!(socket::wait_readable(&ours, LIMIT).unwrap(), "{name}");
+        let mut bytes = [0; MAX_REPORT];
+        let packet = socket::recv_packet(&ours, &mut bytes).unwrap().unwrap();
+        let report = Report::decode(&bytes[..packet.len]).unwrap();
+        assert_eq!((report.stage, report.errno), (&b""[..], 0), "{name}: {report:?}");
+        let holder = packet.fds.into_iter().next().unwrap();
+        // Not committed, it ends with our end.
+        drop(ours);
+        for process in [&half.pidfd, &holder] {
+            assert!(pidfd::wait_exit(process, LIMIT).unwrap(), "{name}");
+            pidfd::reap(process).unwrap();
+        }
+    }
 }

@@ -22,6 +22,9 @@ mod record;
 mod recovery;
 mod state;
 mod store;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod stored_formats;
 mod subnet;
 #[cfg(test)]
 mod testing;

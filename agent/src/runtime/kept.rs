@@ -20,9 +20,9 @@ use oci_spec::runtime::{Process, Spec};
 use super::{Error, object::Container};
 
 /// A [`KeptLaunch`], in the container's directory.
-const LAUNCH_FILE: &str = "launch.json";
+pub(super) const LAUNCH_FILE: &str = "launch.json";
 /// The program of a profile that is a file: what that says may change, or go, while the container runs.
-const PROGRAM_FILE: &str = "seccomp.bpf";
+pub(super) const PROGRAM_FILE: &str = "seccomp.bpf";
 
 /// Launch parameters of a container.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]

@@ -53,6 +53,9 @@ mod start_container;
 mod stats;
 mod stop_container;
 mod stop_pod_sandbox;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod stored_formats;
 mod update_resources;
 mod view;
 mod volume_images;

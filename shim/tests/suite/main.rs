@@ -10,6 +10,7 @@ mod identity;
 mod images;
 mod isolation;
 mod log;
+mod newer;
 mod pids;
 mod race;
 mod record;

@@ -13,6 +13,9 @@ mod records;
 mod recovery;
 mod snapshot;
 mod staged;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod stored_formats;
 mod strays;
 
 use std::path::Path;

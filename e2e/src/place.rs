@@ -20,6 +20,11 @@ pub fn holdfast() -> PathBuf {
     programs().join("holdfast")
 }
 
+/// The programs of another version, to be upgraded from and gone back to.
+pub fn old_programs() -> Option<PathBuf> {
+    env::var_os("HOLDFAST_E2E_OLD").map(PathBuf::from)
+}
+
 /// The real client.
 pub fn crictl() -> PathBuf {
     cache().join("tools/crictl")

@@ -43,4 +43,5 @@ mod stopped;
 mod streaming;
 mod systemd;
 mod unit;
+mod upgrade;
 mod walk;

@@ -19,15 +19,15 @@ use serde_json::Value;
 use crate::stopped::Stopped;
 
 /// A pod with a container that sleeps.
-struct Sleeper {
+pub struct Sleeper {
     pod: Value,
-    pod_id: String,
-    id: String,
-    pid: u64,
+    pub pod_id: String,
+    pub id: String,
+    pub pid: u64,
 }
 
 impl Sleeper {
-    fn start(scene: &Scene, name: &str) -> Result<Self> {
+    pub fn start(scene: &Scene, name: &str) -> Result<Self> {
         let pod = pod(&scene.dir, name);
         let pod_id = scene.run_pod(&pod)?;
         let id = scene.start(&pod_id, &pod, &sleeper("main", BUSYBOX))?;
@@ -36,7 +36,7 @@ impl Sleeper {
     }
 
     /// It runs, and it is the process that it was.
-    fn is_the_same(&self, scene: &Scene) -> Result<()> {
+    pub fn is_the_same(&self, scene: &Scene) -> Result<()> {
         ensure!(
             scene.crictl.container_state(&self.id)? == "CONTAINER_RUNNING",
             "{}",
@@ -51,16 +51,16 @@ fn pid_of(scene: &Scene, id: &str) -> Result<u64> {
     scene.crictl.json(&["inspect", id])?["info"]["pid"].as_u64().context("no pid")
 }
 
-fn lives(pid: u64) -> Result<()> {
+pub fn lives(pid: u64) -> Result<()> {
     ensure!(Path::new(&format!("/proc/{pid}/root/bin")).exists(), "process {pid} is dead");
     Ok(())
 }
 
-fn directory(scene: &Scene, kind: &str, id: &str) -> Result<PathBuf> {
+pub fn directory(scene: &Scene, kind: &str, id: &str) -> Result<PathBuf> {
     Ok(scene.agent.as_ref().context("an agent")?.settings.root().join(kind).join(id))
 }
 
-fn quarantine(scene: &Scene, args: &[&str]) -> Result<String> {
+pub fn quarantine(scene: &Scene, args: &[&str]) -> Result<String> {
     let agent = scene.agent.as_ref().context("an agent")?;
     let output =
         agent.command(&[&["quarantine"], args].concat()).output().context("run holdfast quarantine")?;
@@ -69,7 +69,7 @@ fn quarantine(scene: &Scene, args: &[&str]) -> Result<String> {
     Ok(text(&output.stdout))
 }
 
-fn ids_of(scene: &Scene) -> Result<Vec<String>> {
+pub fn ids_of(scene: &Scene) -> Result<Vec<String>> {
     Ok(scene.crictl.ok(&["ps", "-a", "-q", "--no-trunc"])?.lines().map(str::to_owned).collect())
 }
 

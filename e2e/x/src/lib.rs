@@ -1,5 +1,5 @@
 //! Commands of `cargo x`: prepares a machine, builds and installs the programs, builds the test images, runs
-//! the demo, the tests, critest, the virtual machine, the fuzz targets and the benchmark. It knows the
+//! the demo, the tests, upgrades, critest, the virtual machine, the fuzz targets and the benchmark. It knows the
 //! programs only as files and names none of their crates.
 
 pub mod apt;
@@ -22,5 +22,6 @@ pub mod run;
 pub mod summary;
 pub mod test;
 pub mod tools;
+pub mod upgrade;
 pub mod vm;
 pub mod work;

@@ -8,7 +8,7 @@ use holdfast_x::{
     build::{self, Profile},
     chaos, check, critest, demo, fuzz, install, peer,
     summary::Counts,
-    test, vm,
+    test, upgrade, vm,
     work::Work,
 };
 
@@ -74,6 +74,16 @@ enum Task {
     /// The exit code is 0 only if nothing of ours was lost, wrong or left.
     #[command(verbatim_doc_comment)]
     Chaos(chaos::Options),
+    /// Let agents of another revision and of this tree take over each other's pods, there
+    /// and back: processes go on, all that is asked works, and in the end nothing is left.
+    ///
+    /// Builds the other revision's programs in a worktree under target/x/upgrade.
+    #[command(verbatim_doc_comment)]
+    Upgrade {
+        /// The revision of the other programs.
+        #[arg(long, default_value = upgrade::FROM)]
+        from: String,
+    },
     /// Only what the tests need: packages, tools, images.
     Prepare,
     /// Run the end-to-end tests and critest in a virtual machine: Debian trixie,
@@ -167,6 +177,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
             return Ok(verdict(test::test(&work, &test::Options { filter, e2e, release, rounds })?));
         }
         Task::Peer { filter } => return Ok(verdict(peer::peer(&work, filter.as_deref())?)),
+        Task::Upgrade { from } => return Ok(verdict(upgrade::upgrade(&work, &from)?)),
         Task::Vm { filter, only } => return Ok(verdict(vm::vm(&work, &vm::Options { filter, only })?)),
     }
     Ok(ExitCode::SUCCESS)

@@ -52,13 +52,16 @@ impl Programs {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Name {
     pid: u32,
+    /// For whoever reads that it has ended.
+    parent: u32,
     start_time: String,
     program: String,
 }
 
 impl Name {
-    fn of(pid: u32, program: &str) -> Option<Self> {
-        Some(Self { pid, start_time: start_time(pid)?, program: program.to_owned() })
+    fn of(process: &process::Stat) -> Option<Self> {
+        let process::Stat { pid, parent, ref name, .. } = *process;
+        Some(Self { pid, parent, start_time: start_time(pid)?, program: name.clone() })
     }
 
     /// It is there, and no zombie.
@@ -75,10 +78,16 @@ fn start_time(pid: u32) -> Option<String> {
     text.rsplit_once(')')?.1.split_whitespace().nth(19).map(str::to_owned)
 }
 
-/// Holders, shims and the processes of containers, but for those that come and go by themselves.
+/// Holders, shims and the processes of containers, but for those that come and go by themselves. A shell's child is still
+/// called a shell for a moment before it becomes sleep.
 pub fn kept_processes() -> Vec<Name> {
-    let all = process::descendants().into_iter();
-    let kept =
-        all.filter(|process| process.state != 'Z' && !matches!(process.name.as_str(), "sleep" | "cat"));
-    kept.filter_map(|process| Name::of(process.pid, &process.name)).collect()
+    let all: Vec<_> = process::descendants().into_iter().filter(|process| process.state != 'Z').collect();
+    let shells: Vec<u32> =
+        all.iter().filter(|process| process.name == "sh").map(|process| process.pid).collect();
+    let passes = |process: &&process::Stat| {
+        matches!(process.name.as_str(), "sleep" | "cat")
+            || (process.name == "sh" && shells.contains(&process.parent))
+    };
+    let kept = all.iter().filter(|process| !passes(process));
+    kept.filter_map(Name::of).collect()
 }

@@ -3,7 +3,7 @@
 //! [`write()`] replaces a file by rename(2), so `kill -9` leaves the old content or the new one. That alone survives no power
 //! cut: a file that was renamed without fsync(2) may be empty afterwards. [`Durable`] makes files durable in the
 //! background, many with one commit, so that no operation waits for a disk; only somebody who tells what can never be taken
-//! back waits ([`Durable::settle`]).
+//! back waits ([`Durable::settle`]). What was told so is only ever replaced by what is durable already ([`replace`]).
 
 mod durable;
 
@@ -25,8 +25,24 @@ pub const UNFINISHED: &str = "new";
 /// # Errors
 /// Those of open(2), write(2) and rename(2); the old content stays then, and nothing is left beside it.
 pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+    put(path, content, |_| Ok(()))
+}
+
+/// The same for a file that must not be lost: its content is durable before it has the name, so that a power cut leaves the old
+/// content or the new one, and never an empty file. Blocking, for as long as the disk takes.
+///
+/// # Errors
+/// Those of [`write()`], and of fsync(2).
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    put(path, content, |file| {
+        failpoint::at("record.fsync")?;
+        file.sync_data()
+    })
+}
+
+fn put(path: &Path, content: &[u8], finish: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
     let new = unfinished(path);
-    let written = create(&new, content).and_then(|()| {
+    let written = create(&new, content).and_then(|file| finish(&file)).and_then(|()| {
         failpoint::at("record.rename")?;
         fs::rename(&new, path)
     });
@@ -37,11 +53,12 @@ pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     written
 }
 
-fn create(new: &Path, content: &[u8]) -> io::Result<()> {
+fn create(new: &Path, content: &[u8]) -> io::Result<File> {
     failpoint::at("record.create")?;
     let mut file = File::create(new)?;
     failpoint::at("record.write")?;
-    file.write_all(content)
+    file.write_all(content)?;
+    Ok(file)
 }
 
 /// Removes a file; not being there is success. Blocking.
@@ -73,8 +90,8 @@ mod tests {
     fn content_is_replaced_and_nothing_is_left_beside_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("record.json");
-        for content in ["one", "", "three"] {
-            write(&path, content.as_bytes()).unwrap();
+        for (content, put) in [("one", write as fn(&Path, &[u8]) -> _), ("", write), ("three", replace)] {
+            put(&path, content.as_bytes()).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), content);
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
@@ -90,6 +107,7 @@ mod tests {
         // A directory cannot be replaced by a file.
         fs::create_dir(&path).unwrap();
         write(&path, b"new").unwrap_err();
+        replace(&path, b"new").unwrap_err();
         assert!(path.is_dir());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }

@@ -26,7 +26,9 @@ const END_LIMIT: Duration = Duration::from_secs(10);
 /// How often a process is looked at that cannot be watched.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
 /// Longest wait for a disk to take an exit that nobody has asked for.
-const DURABLE_LIMIT: Duration = Duration::from_secs(2);
+pub(super) const DURABLE_LIMIT: Duration = Duration::from_secs(2);
+/// The same for one that somebody waits for.
+const WANTED_LIMIT: Duration = Duration::from_millis(500);
 /// Most attempts to read an exit record, with waits of 10 s in all.
 const READ_ATTEMPTS: u32 = 10;
 
@@ -113,10 +115,11 @@ impl Runtime {
             container.exec_base.lock().unwrap_or_else(PoisonError::into_inner).take();
             container.exited.send_replace(true);
         };
-        // A client that saw the end of a job never runs it again, so a power cut must not bring it back to life. Who asked for
-        // the end asks again.
-        let wanted = container.end_is_wanted.load(Ordering::Relaxed);
-        let patience = (!wanted).then_some(DURABLE_LIMIT);
+        // A client that saw the end of a job never runs it again, so a power cut must not make it unheard of. What is being
+        // removed may be.
+        let limit =
+            if container.end_is_wanted.load(Ordering::Relaxed) { WANTED_LIMIT } else { DURABLE_LIMIT };
+        let patience = (!container.record.get().removing).then_some(limit);
         container.record.conclude(ended, patience, tell).await;
         self.release_run_parts(container).await;
     }

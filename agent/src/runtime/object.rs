@@ -414,6 +414,10 @@ mod tests {
         fn own_cgroup(&self) -> Option<&str> {
             None
         }
+
+        fn must_stay(&self) -> bool {
+            self.number > 6
+        }
     }
 
     fn kept(dir: &std::path::Path) -> Kept<Sample> {

@@ -1,7 +1,7 @@
 //! Records of pods and containers on disk.
 //!
 //! A record is written before the thing that it describes is made, by create and rename: `kill -9` leaves the old
-//! one or the new one. It is durable soon after, in the background.
+//! one or the new one. It is durable soon after, in the background; one that must not be lost, before it has its name.
 
 use std::{
     io,
@@ -142,6 +142,10 @@ pub trait Record: Serialize + DeserializeOwned {
 
     /// The path of a cgroup that is the object's alone, so that its id is in there.
     fn own_cgroup(&self) -> Option<&str>;
+
+    /// Whether a power cut must not lose the object: a client that knows of its end, and then finds it no more, does its work
+    /// again.
+    fn must_stay(&self) -> bool;
 }
 
 impl Record for PodRecord {
@@ -153,6 +157,10 @@ impl Record for PodRecord {
     fn own_cgroup(&self) -> Option<&str> {
         None
     }
+
+    fn must_stay(&self) -> bool {
+        self.phase == PodPhase::NotReady
+    }
 }
 
 impl Record for ContainerRecord {
@@ -163,13 +171,18 @@ impl Record for ContainerRecord {
     fn own_cgroup(&self) -> Option<&str> {
         Some(self.cgroup.path())
     }
+
+    fn must_stay(&self) -> bool {
+        self.phase == Phase::Exited && !self.removing
+    }
 }
 
 /// Writes `record` into the existing directory `dir`; returns the file. Blocking.
 pub fn write<R: Record>(dir: &Path, record: &R) -> Result<PathBuf, RecordError> {
     let path = dir.join(FILE);
     let bytes = serde_json::to_vec(record).map_err(io::Error::from);
-    match bytes.and_then(|bytes| holdfast_record::write(&path, &bytes)) {
+    let put = if record.must_stay() { holdfast_record::replace } else { holdfast_record::write };
+    match bytes.and_then(|bytes| put(&path, &bytes)) {
         Ok(()) => Ok(path),
         Err(source) => Err(RecordError { operation: "write", path, source }),
     }

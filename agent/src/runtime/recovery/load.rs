@@ -167,6 +167,10 @@ mod tests {
             &self.id
         }
 
+        fn must_stay(&self) -> bool {
+            false
+        }
+
         fn own_cgroup(&self) -> Option<&str> {
             None
         }

@@ -28,28 +28,30 @@ use std::{
     collections::HashSet,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use holdfast_pod::{
     holder::Holder,
     protocol::{EXIT_RECORD_NAME, ExitRecord, Phase, SHIM_DIED_EXIT_CODE},
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     Error, Runtime,
     blocking::{blocking, now_ns, remove_tree},
-    monitor::read_exit_record,
+    monitor::{DURABLE_LIMIT, read_exit_record},
     object::{Container, ContainerName, Link, Pod, PodName},
     owed::Owed,
     quarantine::ObjectKind,
-    record::{ContainerRecord, PodPhase, PodRecord, ProcessName},
+    record::{self, ContainerRecord, PodPhase, PodRecord, ProcessName},
 };
 use load::{Fault, Loaded, Other};
 
 /// How long the start waits for shims to answer: hundreds do within it, and what is not known by then is learnt later.
 const ADOPTION_LIMIT: Duration = Duration::from_millis(500);
+/// Four times what the kernel takes to write a file back (vm.dirty_expire_centisecs).
+const RECENT: Duration = Duration::from_mins(2);
 
 /// All that is on disk.
 struct Found {
@@ -65,6 +67,7 @@ impl Runtime {
     pub(super) async fn recover(&self) -> Result<(), Error> {
         let runtime = self.clone();
         let found = blocking(move || runtime.read_all()).await?;
+        self.settle_recent(&found).await;
         let strays = self.tell_apart(found.others).await;
         let undone = self.register_pods(found.pods);
         let live = self.register_containers(found.containers);
@@ -94,6 +97,30 @@ impl Runtime {
             others: of_pods.chain(of_containers).collect(),
             run_dirs: children(&self.config.state.join("containers"))?,
         })
+    }
+
+    /// What an agent before this one wrote in its last moments, and did not live to make durable. Ends are told again now.
+    async fn settle_recent(&self, found: &Found) {
+        let is_over = |record: &&ContainerRecord| record.phase == Phase::Exited;
+        let ended: HashSet<_> =
+            found.containers.iter().filter(is_over).map(|record| &record.pod_id).collect();
+        let of_pod = |(pod, _): &(PodRecord, _)| (ended.contains(&pod.id), self.pod_dir(&pod.id));
+        let of_container = |record: &ContainerRecord| (is_over(&record), self.container_dir(&record.id));
+        let dirs = found.pods.iter().map(of_pod).chain(found.containers.iter().map(of_container));
+        let paths: Vec<_> = dirs.map(|(is_told, dir)| (is_told, dir.join(record::FILE))).collect();
+        let recent =
+            blocking(move || paths.into_iter().filter(|(_, path)| is_recent(path)).collect::<Vec<_>>());
+        let (mut told, others): (Vec<_>, Vec<_>) =
+            recent.await.into_iter().partition(|(is_told, _)| *is_told);
+        if let Some((_, last)) = told.pop() {
+            for (_, path) in told {
+                self.durable.later(path);
+            }
+            let _ = timeout(DURABLE_LIMIT, self.durable.settle(last)).await;
+        }
+        for (_, path) in others {
+            self.durable.later(path);
+        }
     }
 
     fn find_holder(&self, record: &PodRecord) -> Result<Option<Holder>, Error> {
@@ -321,6 +348,12 @@ fn without_stolen_shims(records: Vec<ContainerRecord>) -> impl Iterator<Item = C
         record.shim = record.shim.filter(|shim| owned.insert(*shim));
         record
     })
+}
+
+/// Whether the kernel may not have written a file back yet by itself. A clock that was set makes it more than there are.
+fn is_recent(path: &Path) -> bool {
+    let modified = path.metadata().and_then(|meta| meta.modified());
+    modified.is_ok_and(|then| then.elapsed().is_ok_and(|age| age < RECENT) || then > SystemTime::now())
 }
 
 fn children(dir: &Path) -> Result<Vec<PathBuf>, Error> {

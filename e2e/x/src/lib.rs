@@ -18,6 +18,7 @@ pub mod install;
 pub mod oci;
 pub mod peer;
 pub mod place;
+pub mod powercut;
 pub mod run;
 pub mod summary;
 pub mod test;

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use holdfast_x::{
     bench,
     build::{self, Profile},
-    chaos, check, critest, demo, fuzz, install, peer,
+    chaos, check, critest, demo, fuzz, install, peer, powercut,
     summary::Counts,
     test, upgrade, vm,
     work::Work,
@@ -74,6 +74,19 @@ enum Task {
     /// The exit code is 0 only if nothing of ours was lost, wrong or left.
     #[command(verbatim_doc_comment)]
     Chaos(chaos::Options),
+    /// Cut the power of a disk at many moments of a run, and look what an agent makes
+    /// of what is left.
+    ///
+    /// An agent pulls images and runs pods on a disk that logs its writes and flushes,
+    /// on ext4 and on xfs. Then disks are made as they may be after a power cut, each
+    /// with what was flushed by then and any part of the rest, and an agent is started
+    /// on each. docs/reliability.md says what is checked.
+    ///
+    ///   cargo x powercut --cuts 2000
+    ///
+    /// The exit code is 0 only if nothing was wrong.
+    #[command(verbatim_doc_comment)]
+    Powercut(powercut::Options),
     /// Let agents of another revision and of this tree take over each other's pods, there
     /// and back: processes go on, all that is asked works, and in the end nothing is left.
     ///
@@ -170,6 +183,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         }
         Task::Critest { args } => match critest::critest(&work, &args)? {},
         Task::Chaos(options) => return chaos::chaos(&work, &options),
+        Task::Powercut(options) => return powercut::powercut(&work, &options),
         Task::Prepare => test::prepare(&work)?,
         Task::Fuzz { target, seconds } => fuzz::fuzz(&work, &fuzz::Options { target, seconds })?,
         Task::Check => check::check(&work)?,

@@ -144,7 +144,7 @@ fn executable(message: &Value) -> Option<Executable> {
     let package = dir.file_name()?.to_string_lossy().into_owned();
     let target = message["target"]["name"].as_str()?;
     let kind = message["target"]["kind"][0].as_str()?;
-    let end_to_end = matches!(package.as_str(), "e2e" | "chaos") && kind == "test";
+    let end_to_end = matches!(package.as_str(), "e2e" | "chaos" | "powercut") && kind == "test";
     Some(Executable { name: format!("{package}: {target} ({kind})"), path, dir, end_to_end })
 }
 

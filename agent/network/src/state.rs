@@ -16,6 +16,9 @@ use crate::{
     subnet::Subnet,
 };
 
+/// A DEL that was asked for so many seconds ago is not waited for.
+const SOON_S: u64 = 20;
+
 /// The records, and what follows from them. Lives behind one lock that is never held over I/O.
 #[derive(Debug, Default)]
 pub(crate) struct State {
@@ -44,9 +47,11 @@ struct Entry {
 }
 
 impl Entry {
-    /// Whether what it holds is free soon. Not once DEL has failed or takes long.
+    /// Whether what it holds is free soon. Not once DEL has failed or takes long, for this agent or one before it.
     fn is_soon_free(&self) -> bool {
-        self.debt.as_ref().map_or(self.leaving, |debt| !debt.is_overdue())
+        let is_old =
+            self.record.deleting_since_s.is_some_and(|since| now_s().saturating_sub(since) >= SOON_S);
+        !is_old && self.debt.as_ref().map_or(self.leaving, |debt| !debt.is_overdue())
     }
 }
 
@@ -490,6 +495,9 @@ mod tests {
         assert!(!state.are_soon_free(&other, &[port("", 80), port("", 81)]), "one of them stays");
         state.owe(&pod);
         assert!(state.are_soon_free(&other, &wanted));
+        state.update(&pod, |record| record.deleting_since_s = Some(now_s() - SOON_S));
+        assert!(!state.are_soon_free(&other, &wanted), "an agent before has waited long enough");
+        state.update(&pod, |record| record.deleting_since_s = None);
         state.failed(&pod, "no");
         assert!(!state.are_soon_free(&other, &wanted));
     }

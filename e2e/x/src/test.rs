@@ -86,7 +86,7 @@ pub fn prepare(work: &Work) -> Result<()> {
 
 /// A hanging test must not hang the command.
 const UNIT_LIMIT: Duration = Duration::from_mins(5);
-const E2E_LIMIT: Duration = Duration::from_mins(25);
+const E2E_LIMIT: Duration = Duration::from_mins(40);
 /// What a round of a race may take more, when many are asked for: a container's life.
 const ROUND_LIMIT: Duration = Duration::from_millis(100);
 

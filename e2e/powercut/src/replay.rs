@@ -146,7 +146,10 @@ pub async fn play(selection: &Selection, part: usize, parts: usize) -> Result<Ou
     let mut outcome = Outcome::default();
     let site = Site::new(None)?;
     let mut base = Base::empty(&site.dir().join("base.img"))?;
-    for cut in cuts.iter().skip(part).step_by(parts) {
+    for (done, cut) in cuts.iter().skip(part).step_by(parts).enumerate() {
+        if done > 0 && done % 100 == 0 {
+            eprintln!("    {done} cuts of part {part}, {} failed", outcome.failures.len());
+        }
         base.advance(&log, cut.flushed)?;
         let disk = base.copy(&site.dir().join("cut.img"), &log, &cut.kept)?;
         site.boot(FIRST_BOOT + cut.number)?;

@@ -27,8 +27,6 @@ const END_LIMIT: Duration = Duration::from_secs(10);
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
 /// Longest wait for a disk to take an exit that nobody has asked for.
 pub(super) const DURABLE_LIMIT: Duration = Duration::from_secs(2);
-/// The same for one that somebody waits for.
-const WANTED_LIMIT: Duration = Duration::from_millis(500);
 /// Most attempts to read an exit record, with waits of 10 s in all.
 const READ_ATTEMPTS: u32 = 10;
 
@@ -44,12 +42,13 @@ impl Runtime {
             if pod.record.get().phase == PodPhase::Ready {
                 tracing::info!(pod_sandbox_id = %pod.id, "holder ended: the pod sandbox is NOTREADY");
                 pod.record
-                    .note(|record| {
+                    .mark(|record| {
                         if record.phase == PodPhase::Ready {
                             record.phase = PodPhase::NotReady;
                         }
                     })
                     .await;
+                pod.record.catch_up().await;
             }
             drop(runtime);
         });
@@ -115,12 +114,16 @@ impl Runtime {
             container.exec_base.lock().unwrap_or_else(PoisonError::into_inner).take();
             container.exited.send_replace(true);
         };
-        // A client that saw the end of a job never runs it again, so a power cut must not make it unheard of. What is being
-        // removed may be.
-        let limit =
-            if container.end_is_wanted.load(Ordering::Relaxed) { WANTED_LIMIT } else { DURABLE_LIMIT };
-        let patience = (!container.record.get().removing).then_some(limit);
-        container.record.conclude(ended, patience, tell).await;
+        if container.end_is_wanted.load(Ordering::Relaxed) {
+            // Who asked for it waits for no disk. After a power cut it is EXITED all the same, for its record says that it ran.
+            container.record.mark(ended).await;
+            tell();
+            let container = container.clone();
+            tokio::spawn(async move { container.record.catch_up().await });
+        } else {
+            // A client that saw the end of a job never runs it again, so a power cut must not make it unheard of.
+            container.record.conclude(ended, DURABLE_LIMIT, tell).await;
+        }
         self.release_run_parts(container).await;
     }
 

@@ -28,6 +28,8 @@ use super::{
     stats::Samples,
 };
 
+/// How long what a client has asked for waits to be written: a removal follows soon as a rule, and needs no record of it.
+const CATCH_UP: Duration = Duration::from_millis(300);
 /// Longest wait of a call for a shim that has not answered yet since the agent's start.
 const REACH_LIMIT: Duration = Duration::from_secs(5);
 
@@ -84,28 +86,39 @@ impl<R: Record + Clone + Send + Sync + 'static> Kept<R> {
         self.log(written);
     }
 
-    /// Changes the record for what is told to everybody by `tell`, and may never be taken back: with `patience` it is made
-    /// durable first, unless the disk takes longer than that.
-    pub async fn conclude(
-        &self,
-        change: impl FnOnce(&mut R),
-        patience: Option<Duration>,
-        tell: impl FnOnce(),
-    ) {
+    /// Changes the record in memory alone, for what a client has asked for and is told now: the disk says what was before until
+    /// [`Self::catch_up`], and a restarted agent finds out again.
+    pub async fn mark(&self, change: impl FnOnce(&mut R)) {
+        let _turn = self.writing.lock().await;
+        self.set(self.changed(change));
+    }
+
+    /// Writes what was marked, after a while in which the object may have been removed: then there is nothing to write.
+    pub async fn catch_up(&self) {
+        tokio::time::sleep(CATCH_UP).await;
+        let _turn = self.writing.lock().await;
+        let now = self.get();
+        if now.must_stay() {
+            let written = self.write(now).await.map(drop);
+            self.log(written);
+        }
+    }
+
+    /// Changes the record for what is told to everybody by `tell`, and may never be taken back: it is made durable first, unless
+    /// the disk takes longer than `patience`.
+    pub async fn conclude(&self, change: impl FnOnce(&mut R), patience: Duration, tell: impl FnOnce()) {
         let _turn = self.writing.lock().await;
         let new = self.changed(change);
         let mut written = None;
         let mut writing = pin!(self.write(new.clone()));
-        if let Some(patience) = patience {
-            let settled = async {
-                let result = writing.as_mut().await;
-                if let Ok(path) = written.insert(result) {
-                    // What goes wrong is logged there.
-                    let _ = self.durable.settle(path.clone()).await;
-                }
-            };
-            let _ = timeout(patience, settled).await;
-        }
+        let settled = async {
+            let result = writing.as_mut().await;
+            if let Ok(path) = written.insert(result) {
+                // What goes wrong is logged there.
+                let _ = self.durable.settle(path.clone()).await;
+            }
+        };
+        let _ = timeout(patience, settled).await;
         self.set(new.clone());
         tell();
         let written = match written {
@@ -448,16 +461,14 @@ mod tests {
         let record = kept(&gone);
         record.note(|record| record.number = 2).await;
         assert_eq!(record.get().number, 2);
-        for patience in [None, Some(Duration::from_secs(5))] {
-            let mut told = false;
-            record.conclude(|record| record.number += 1, patience, || told = true).await;
-            assert!(told);
-        }
-        assert_eq!(record.get().number, 4);
+        let mut told = false;
+        record.conclude(|record| record.number += 1, Duration::from_secs(5), || told = true).await;
+        assert!(told);
+        assert_eq!(record.get().number, 3);
         // With room again the disk catches up.
         std::fs::create_dir(&gone).unwrap();
         record.save().await;
-        assert_eq!(on_disk(&gone), Some(4));
+        assert_eq!(on_disk(&gone), Some(3));
     }
 
     #[tokio::test]
@@ -465,7 +476,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let record = kept(dir.path());
         let tell = || assert_eq!(on_disk(dir.path()), Some(7));
-        record.conclude(|record| record.number = 7, Some(Duration::from_mins(1)), tell).await;
+        record.conclude(|record| record.number = 7, Duration::from_mins(1), tell).await;
         assert_eq!(record.get().number, 7);
+    }
+
+    /// As a stop and a removal that follows at once do.
+    #[tokio::test]
+    async fn what_was_asked_for_is_written_later_if_it_is_still_wanted() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = kept(dir.path());
+        record.save().await;
+        record.mark(|record| record.number = 7).await;
+        assert_eq!((record.get().number, on_disk(dir.path())), (7, Some(1)));
+        record.catch_up().await;
+        assert_eq!(on_disk(dir.path()), Some(7));
+        record.mark(|record| record.number = 2).await;
+        record.catch_up().await;
+        assert_eq!(on_disk(dir.path()), Some(7));
     }
 }

@@ -42,7 +42,9 @@ impl Runtime {
         errors.extend(self.end_quarantined_of(pod).await.err());
         errors.extend(self.stop_pod_parts(pod).await.err());
         if pod.record.get().phase == PodPhase::Ready {
-            pod.record.note(|record| record.phase = PodPhase::NotReady).await;
+            pod.record.mark(|record| record.phase = PodPhase::NotReady).await;
+            let pod = pod.clone();
+            tokio::spawn(async move { pod.record.catch_up().await });
         }
         teardown(format!("pod sandbox {}", pod.id), errors)
     }

@@ -110,8 +110,8 @@ impl Error {
     /// Whose fault it is.
     pub fn kind(&self) -> Kind {
         match self.class() {
-            // Wherever it was met: a full disk or a full table is not our fault.
-            Kind::Internal if ran_out(self) => Kind::ResourceExhausted,
+            // Wherever it was met: a full disk or a full table is not our fault, nor what a configuration lacks.
+            Kind::Internal | Kind::FailedPrecondition if ran_out(self) => Kind::ResourceExhausted,
             kind => kind,
         }
     }

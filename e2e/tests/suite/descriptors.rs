@@ -60,8 +60,8 @@ fn used_up() -> Result<()> {
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             if !output.status.success() {
                 refused += 1;
-                // Without a descriptor for the connection itself nobody can be told.
-                let unheard = said.contains("connections to become ready");
+                // Without a descriptor for the connection itself nobody can be told, and the client gives up.
+                let unheard = said.contains("deadline exceeded");
                 ensure!(unheard || said.contains("ResourceExhausted"), "{spare} to spare: {args:?}: {said}");
             }
             for id in scene.crictl.ok(&["ps", "--all", "--quiet", "--name", "late"])?.lines() {

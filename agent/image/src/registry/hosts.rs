@@ -3,7 +3,7 @@
 //! `<dir>/<host>_<port>_/hosts.toml`, `<dir>/<host[:port]>/hosts.toml` or `<dir>/_default/hosts.toml`, the first that
 //! is there. Mirrors come in the order of the file, the registry itself last. The file is read anew for each pull.
 
-use std::io::Read;
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use reqwest::Url;
@@ -83,17 +83,19 @@ pub(super) fn load(directory: &Path, registry: &str) -> Result<Vec<Host>, Error>
         let fault = |reason: String| Error::Config { path: path.display().to_string(), reason };
         let file = match std::fs::File::open(&path) {
             Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                if directory.join(&name).is_dir() && name != "_default" {
-                    return Ok(vec![default_host(registry, certificates(&directory.join(&name)))?]);
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let beside = directory.join(&name);
+                if beside.is_dir() && name != "_default" {
+                    let tls = certificates(&beside).map_err(|error| unreadable(&beside, error))?;
+                    return Ok(vec![default_host(registry, tls)?]);
                 }
                 continue;
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => continue,
-            Err(error) => return Err(fault(error.to_string())),
+            Err(error) if error.kind() == ErrorKind::NotADirectory => continue,
+            Err(error) => return Err(unreadable(&path, error)),
         };
         let mut text = String::new();
-        file.take(LARGEST_FILE).read_to_string(&mut text).map_err(|error| fault(error.to_string()))?;
+        file.take(LARGEST_FILE).read_to_string(&mut text).map_err(|error| unreadable(&path, error))?;
         let parent = path.parent().unwrap_or(directory);
         return parse(&text, parent, registry).map_err(fault);
     }
@@ -113,10 +115,10 @@ fn directory_names(registry: &str) -> Vec<String> {
 }
 
 /// Certificates beside no hosts.toml, in the way of Docker's certs.d: `*.crt` are authorities.
-fn certificates(directory: &Path) -> Tls {
+fn certificates(directory: &Path) -> io::Result<Tls> {
     let mut tls = Tls::default();
-    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        let path = entry.path();
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("crt") => tls.ca.push(path),
             Some("cert") => tls.client.push((path.clone(), Some(path.with_extension("key")))),
@@ -124,7 +126,18 @@ fn certificates(directory: &Path) -> Tls {
         }
     }
     tls.ca.sort();
-    tls
+    Ok(tls)
+}
+
+/// Whoever configures the node can mend what a file is and who may read it; other errors are the node's.
+fn unreadable(path: &Path, error: io::Error) -> Error {
+    let path = path.display().to_string();
+    match error.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::IsADirectory | ErrorKind::InvalidData => {
+            Error::Config { path, reason: error.to_string() }
+        }
+        _ => Error::Io { operation: format!("read registry configuration {path}"), source: error },
+    }
 }
 
 fn default_host(registry: &str, tls: Tls) -> Result<Host, Error> {

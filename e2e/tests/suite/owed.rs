@@ -229,7 +229,8 @@ fn an_add_of_a_dead_agent_is_ended_before_del() -> Result<()> {
     let pids = scripted.dir.join("pids");
     scripted.crash_in_add(|| Ok(fs::read_to_string(&pids).unwrap_or_default().lines().count() == 2))?;
     oracle.agent_is_now(scripted.scene.agent()?.pid());
-    wait::until_true("DEL", || Ok(scripted.calls("DEL").len() > before))?;
+    // The grace period of what is at work, and then the kill.
+    wait::until("DEL", Duration::from_secs(30), || Ok((scripted.calls("DEL").len() > before).then_some(())))?;
     scripted.until_nothing_is_owed()?;
     let alive = fs::read_to_string(scripted.dir.join("alive")).unwrap_or_default();
     ensure!(alive.is_empty(), "at work beside DEL: {alive}");
@@ -248,7 +249,8 @@ fn an_add_of_a_dead_agent_may_end_by_itself() -> Result<()> {
     let begun = scripted.dir.join("begun");
     scripted.crash_in_add(|| Ok(begun.exists()))?;
     oracle.agent_is_now(scripted.scene.agent()?.pid());
-    wait::until_true("DEL", || Ok(scripted.calls("DEL").len() > before))?;
+    // The grace period of what is at work, and then the kill.
+    wait::until("DEL", Duration::from_secs(30), || Ok((scripted.calls("DEL").len() > before).then_some(())))?;
     scripted.until_nothing_is_owed()?;
     ensure!(scripted.dir.join("finished").exists(), "ADD was killed");
     ensure!(!scripted.dir.join("made").exists(), "DEL came before the end of ADD");

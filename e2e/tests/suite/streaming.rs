@@ -207,9 +207,9 @@ fn long_streams_are_exact() -> Result<()> {
         process::stdout("cmp", [&file, &back])?;
 
         // The same through a forwarded port.
-        let keep =
-            exec(&scene.crictl, "spdy", "-i", &id, "cat >/tmp/data").stdin(File::open(&file)?).status()?;
-        ensure!(keep.success(), "{keep}");
+        let mut keep = exec(&scene.crictl, "spdy", "-i", &id, "cat >/tmp/data");
+        let kept = Process::spawn(keep.stdin(File::open(&file)?))?.wait()?;
+        ensure!(kept.success(), "{kept}");
         scene.crictl.ok(&["exec", "-s", &id, "sh", "-c", "nc -l -p 9000 </tmp/data >/dev/null 2>&1 &"])?;
         let (_client, port) = forward(&scene, transport, &pod_id, 9000)?;
         let mut fetch = Command::new("bash");

@@ -89,6 +89,7 @@ fn without_a_prefix_all_is_where_the_readme_says() {
         "/usr/local/share/holdfast/cni/10-holdfast.conflist",
         "/usr/local/share/holdfast/config.toml",
         "/usr/local/share/holdfast/crictl.yaml",
+        "/usr/local/share/holdfast/holdfast.socket",
         "/usr/local/share/holdfast/kubelet.yaml",
         "/usr/local/share/holdfast/runtimeclass.yaml",
     ]);

@@ -56,8 +56,11 @@ fn the_service_has_the_settings_that_containers_need() {
         "Unit: StartLimitIntervalSec=0",
         "Service: Type=notify",
         "Service: ExecStart=/usr/local/bin/holdfast serve",
+        "Service: ExecReload=/bin/kill -HUP $MAINPID",
         "Service: Restart=always",
         "Service: RestartSec=1",
+        "Service: TimeoutStartSec=90",
+        "Service: WatchdogSec=60",
         "Service: KillMode=process",
         "Service: Delegate=yes",
         "Service: OOMPolicy=continue",
@@ -67,6 +70,18 @@ fn the_service_has_the_settings_that_containers_need() {
         "Install: WantedBy=multi-user.target",
     ];
     assert_eq!(unit(&read("holdfast.service")), expected);
+}
+
+#[test]
+fn the_socket_unit_listens_where_the_agent_would() {
+    let expected = [
+        "Unit: Description=Socket of the Holdfast container runtime".to_owned(),
+        format!("Socket: ListenStream={}", SOCKET.trim_start_matches("unix://")),
+        "Socket: SocketMode=0600".to_owned(),
+        "Socket: DirectoryMode=0700".to_owned(),
+        "Install: WantedBy=sockets.target".to_owned(),
+    ];
+    assert_eq!(unit(&read("holdfast.socket")), expected);
 }
 
 #[test]

@@ -35,15 +35,16 @@ impl Daemon {
         Ok(Self(spawn.spawn().with_context(|| format!("start {program}"))?))
     }
 
-    /// SIGTERM, and waits for its end. What it runs goes on.
-    fn stop(&mut self) -> Result<()> {
+    /// SIGTERM, and waits for its end. What it runs goes on. Not by sleeping in the thread: the client's connection has to hear
+    /// that the daemon goes.
+    async fn stop(&mut self) -> Result<()> {
         let pid = i32::try_from(self.0.id()).context("a pid")?;
         // It is not reaped before the loop below, so the number is still its own.
         kill(Pid::from_raw(pid), Signal::SIGTERM).context("end the daemon")?;
         let deadline = Instant::now() + LIMIT;
         while self.0.try_wait().context("wait for the daemon")?.is_none() {
             ensure!(Instant::now() < deadline, "the daemon does not end");
-            std::thread::sleep(PAUSE);
+            tokio::time::sleep(PAUSE).await;
         }
         Ok(())
     }
@@ -87,7 +88,7 @@ pub async fn measure(options: &Options, restarts: usize) -> Result<Vec<Figure>> 
         }
     }
     remove(&mut client, &pairs).await?;
-    daemon.stop()?;
+    daemon.stop().await?;
     measured?;
     let pods = options.pods;
     let figures = [
@@ -106,7 +107,7 @@ async fn restart(
     answers: &mut Vec<f64>,
     ready: &mut Vec<f64>,
 ) -> Result<()> {
-    daemon.stop()?;
+    daemon.stop().await?;
     let begin = Instant::now();
     *daemon = Daemon::start(&options.daemon)?;
     *client = daemon.client(options).await?;

@@ -1,6 +1,8 @@
 //! Fixtures of the end-to-end tests: a registry, an agent of its own, crictl, and an oracle that tells what was left
 //! behind. The tests drive built programs only; nothing here names a crate of theirs.
 
+#![deny(clippy::disallowed_methods)]
+
 pub mod agent;
 pub mod canary;
 pub mod crictl;

@@ -68,6 +68,7 @@ pub struct Process {
 
 impl Process {
     /// Starts a command that goes on.
+    #[expect(clippy::disallowed_methods, reason = "the reaper is told of it")]
     pub fn spawn(command: &mut Command) -> Result<Self> {
         let what = command.get_program().to_string_lossy().into_owned();
         let mut ours = ours();
@@ -127,6 +128,7 @@ impl Drop for Process {
 }
 
 /// Runs a command to its end, with its output.
+#[expect(clippy::disallowed_methods, reason = "the reaper is told of it")]
 pub fn run(command: &mut Command) -> Result<Output> {
     let what = command.get_program().to_string_lossy().into_owned();
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -5,6 +5,7 @@
 //! What clients call and when faults come is decided by a seed. What a kernel schedules is not, so a replay makes the same
 //! calls and the same kills, each relative to its own client or to the number of calls sent, but not the same interleaving.
 
+#![deny(clippy::disallowed_methods)]
 #![expect(clippy::large_futures, reason = "a run makes a handful of them, once each")]
 
 pub mod ask;

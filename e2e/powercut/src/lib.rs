@@ -2,6 +2,8 @@
 //! log is played up to some point, with only some of what was not flushed by then, as a disk that loses its power may keep it. An
 //! agent is started on that, and must serve, have kept what was told as done, and use nothing that is wrong.
 
+#![deny(clippy::disallowed_methods)]
+
 pub mod agent;
 pub mod check;
 pub mod cuts;
@@ -15,5 +17,4 @@ pub mod reference;
 pub mod replay;
 pub mod report;
 pub mod site;
-pub mod wire;
 pub mod workload;

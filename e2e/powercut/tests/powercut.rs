@@ -1,13 +1,15 @@
 //! Two hundred power cuts, and the harness itself: a disk that lies is found out.
 
+#![deny(clippy::disallowed_methods)]
+
 use std::{
     path::Path,
-    process::{Command, Stdio},
+    process::Command,
     sync::{Mutex, PoisonError},
 };
 
-use anyhow::{Context, Result, ensure};
-use holdfast_e2e::{place, scene};
+use anyhow::{Result, ensure};
+use holdfast_e2e::{place, process, scene};
 use holdfast_powercut::{device, lie::Lie};
 
 static TURN: Mutex<()> = Mutex::new(());
@@ -30,7 +32,7 @@ fn run(name: &str, args: &[&str]) -> Result<Option<(bool, String)>> {
     let recordings = place::cache().join("logs").join(name);
     let mut harness = Command::new(env!("CARGO_BIN_EXE_holdfast-powercut"));
     harness.args(args).arg(format!("--seed={SEED}")).arg("--recordings").arg(&recordings);
-    let output = harness.stdin(Stdio::null()).output().context("run the harness")?;
+    let output = process::run(&mut harness)?;
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     let code = output.status.code();
     ensure!(matches!(code, Some(0 | 1)), "the harness failed with {code:?}: {text}");

@@ -1,6 +1,7 @@
 //! End-to-end tests. One executable, so that they run one after the other: `cargo x test` says --test-threads=1, and
 //! a scene waits for its turn anyhow.
 
+#![deny(clippy::disallowed_methods)]
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;

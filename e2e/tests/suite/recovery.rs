@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use holdfast_e2e::{
-    Scene, place,
+    Scene, place, process,
     scene::BUSYBOX,
     specs::{container, pod, sleeper},
     wait,
@@ -62,8 +62,7 @@ pub fn directory(scene: &Scene, kind: &str, id: &str) -> Result<PathBuf> {
 
 pub fn quarantine(scene: &Scene, args: &[&str]) -> Result<String> {
     let agent = scene.agent.as_ref().context("an agent")?;
-    let output =
-        agent.command(&[&["quarantine"], args].concat()).output().context("run holdfast quarantine")?;
+    let output = process::run(&mut agent.command(&[&["quarantine"], args].concat()))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     ensure!(output.status.success(), "{}", text(&output.stderr));
     Ok(text(&output.stdout))

@@ -235,6 +235,9 @@ fn directory() -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_e2e::process::Process;
+    use nix::sys::signal::Signal;
+
     use super::*;
 
     /// The real kernel: it answers, then whoever asks waits whatever signal comes, until the device is closed.
@@ -249,17 +252,13 @@ mod tests {
         let volume = Volume::mount(&dir.path().join("volume"))?;
         assert!(fs::metadata(&volume.path)?.is_dir());
         volume.hang();
-        let mut asking = std::process::Command::new("stat").arg(&volume.path).spawn()?;
+        let mut asking = Process::spawn(std::process::Command::new("stat").arg(&volume.path))?;
         thread::sleep(Duration::from_millis(300));
-        asking.kill()?;
+        asking.signal(Signal::SIGKILL)?;
         thread::sleep(Duration::from_millis(200));
-        assert_eq!(asking.try_wait()?, None, "a signal ended it");
+        assert_eq!(asking.ended()?, None, "a signal ended it");
         drop(volume);
-        let begin = Instant::now();
-        while asking.try_wait()?.is_none() {
-            assert!(begin.elapsed() < Duration::from_secs(5), "it waits on");
-            thread::sleep(Duration::from_millis(10));
-        }
+        asking.end(Duration::from_secs(5))?;
         Ok(())
     }
 

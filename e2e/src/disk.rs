@@ -16,7 +16,7 @@ use crate::process;
 /// Smaller ones mkfs.xfs does not make; the image store leaves 128 MiB of it alone.
 const BYTES: u64 = 400 << 20;
 
-/// What there is none left of.
+/// The resource that is used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shortage {
     /// Blocks.
@@ -28,7 +28,7 @@ pub enum Shortage {
 /// A mounted file system, in a file beside its mount point. Nothing of it is reserved for root.
 #[derive(Debug)]
 pub struct Disk {
-    /// Where it is mounted.
+    /// Its mount point.
     pub path: PathBuf,
     next: AtomicU64,
 }

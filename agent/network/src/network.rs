@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// How long a client waits for DEL: the kubelet's own limit for a stop is 2 minutes, and the rest of the pod is still to go.
-const DEL_LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const DEL_LIMIT: Duration = Duration::from_secs(20);
 /// How long a verdict on the embedded network stands before Status has it looked at again.
 const PREFLIGHT_EVERY: Duration = Duration::from_secs(5);
 

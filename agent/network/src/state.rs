@@ -11,13 +11,14 @@ use holdfast_model::{PodId, PortMapping, Protocol};
 use crate::{
     Error, OwedDel,
     debt::Debt,
+    network::DEL_LIMIT,
     record::{HostPort, Newer, Phase, PodKind, Record},
     store::Loaded,
     subnet::Subnet,
 };
 
-/// A DEL that was asked for so many seconds ago is not waited for.
-const SOON_S: u64 = 20;
+/// A DEL that was asked for so many seconds ago is not waited for: a client has waited for it as long as clients do.
+const SOON_S: u64 = DEL_LIMIT.as_secs();
 
 /// The records, and what follows from them. Lives behind one lock that is never held over I/O.
 #[derive(Debug, Default)]

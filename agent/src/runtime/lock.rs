@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use holdfast_sys::proc::Stat;
 use rustix::{
     fs::{FlockOperation, flock},
     io::Errno,
@@ -74,9 +75,8 @@ fn owner(file: &mut File) -> io::Result<String> {
 
 /// Whether there is a process of that number. A zombie is none: it has closed its files.
 fn is_alive(pid: &str) -> bool {
-    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
-    let state = status.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-    !pid.is_empty() && !matches!(state, Some('Z' | 'X'))
+    let stat = pid.parse().ok().and_then(|pid| Stat::of(pid).ok());
+    stat.is_some_and(|stat| !matches!(stat.state, 'Z' | 'X'))
 }
 
 #[cfg(test)]

@@ -163,12 +163,9 @@ impl Runtime {
     }
 
     /// Runs an operation to its end even if whoever asked goes away.
-    async fn detached<T: Send + 'static>(
-        &self,
-        operation: impl Future<Output = Result<T, Error>> + Send + 'static,
-    ) -> Result<T, Error> {
+    async fn detached<T: Send + 'static>(&self, operation: impl Future<Output = T> + Send + 'static) -> T {
         match tokio::spawn(operation.in_current_span()).await {
-            Ok(result) => result,
+            Ok(answer) => answer,
             // The program aborts on panic, so this is the runtime shutting down: no answer is awaited any more.
             Err(_) => std::future::pending().await,
         }

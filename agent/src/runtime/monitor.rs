@@ -41,14 +41,7 @@ impl Runtime {
             pod.take_holder();
             if pod.record.get().phase == PodPhase::Ready {
                 tracing::info!(pod_sandbox_id = %pod.id, "holder ended: the pod sandbox is NOTREADY");
-                pod.record
-                    .mark(|record| {
-                        if record.phase == PodPhase::Ready {
-                            record.phase = PodPhase::NotReady;
-                        }
-                    })
-                    .await;
-                pod.record.catch_up().await;
+                pod.end().await;
             }
             drop(runtime);
         });

@@ -28,7 +28,7 @@ use super::{
     stats::Samples,
 };
 
-/// How long what a client has asked for waits to be written: a removal follows soon as a rule, and needs no record of it.
+/// Wait before the end that a client has asked for is written: as a rule a removal follows soon, which needs no record of it.
 const CATCH_UP: Duration = Duration::from_millis(300);
 /// Longest wait of a call for a shim that has not answered yet since the agent's start.
 const REACH_LIMIT: Duration = Duration::from_secs(5);
@@ -221,6 +221,22 @@ impl Pod {
     /// The holder while it lives.
     pub fn holder(&self) -> Option<Arc<Holder>> {
         self.holder.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes a READY pod NOTREADY; the disk hears of it later.
+    pub async fn end(self: &Arc<Self>) {
+        let mut was_ready = false;
+        let over = |record: &mut PodRecord| {
+            was_ready = record.phase == PodPhase::Ready;
+            if was_ready {
+                record.phase = PodPhase::NotReady;
+            }
+        };
+        self.record.mark(over).await;
+        if was_ready {
+            let pod = self.clone();
+            tokio::spawn(async move { pod.record.catch_up().await });
+        }
     }
 
     /// Whether containers can be made in it.

@@ -6,18 +6,14 @@ impl Runtime {
     /// Removes an image. An unknown name is success.
     pub async fn remove_image(&self, name: &str) -> Result<(), holdfast_image::Error> {
         let (runtime, name) = (self.clone(), name.to_owned());
-        let operation = async move {
+        self.detached(async move {
             runtime.release_removed().await;
             runtime.images.remove(&name).await
-        };
-        match tokio::spawn(operation).await {
-            Ok(result) => result,
-            // As in `detached`: nobody awaits an answer any more.
-            Err(_) => std::future::pending().await,
-        }
+        })
+        .await
     }
 
-    /// What an operator has taken out of quarantine holds no image any more.
+    /// Releases images of containers that an operator has taken out of quarantine.
     async fn release_removed(&self) {
         let containers = self.quarantined().iter().filter(|object| object.kind == ObjectKind::Container);
         let containers: Vec<_> = containers.map(|object| (object.id.clone(), object.dir.clone())).collect();

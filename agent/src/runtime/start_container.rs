@@ -14,7 +14,7 @@ use super::{
 
 /// Longest wait for the command to run: hooks and other OCI runtimes take their time.
 const START_LIMIT: Duration = Duration::from_secs(100);
-/// How long after its start a container's StartContainer may be a repeated one: a kubelet gives up a call after 2 minutes.
+/// Time after a container's start in which a StartContainer may be a repeated one: a kubelet gives up a call after 2 minutes.
 const REPEAT_LIMIT: Duration = Duration::from_mins(2);
 /// Longest wait for the exit record of a container whose command could not be started.
 const EXIT_LIMIT: Duration = Duration::from_secs(10);

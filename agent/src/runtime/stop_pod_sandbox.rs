@@ -9,7 +9,7 @@ use super::{
     Error, Runtime,
     blocking::blocking,
     object::{Container, Pod},
-    record::{PodPhase, PodRecord},
+    record::PodRecord,
 };
 
 /// Longest wait for a killed holder to be gone.
@@ -41,11 +41,7 @@ impl Runtime {
         .await;
         errors.extend(self.end_quarantined_of(pod).await.err());
         errors.extend(self.stop_pod_parts(pod).await.err());
-        if pod.record.get().phase == PodPhase::Ready {
-            pod.record.mark(|record| record.phase = PodPhase::NotReady).await;
-            let pod = pod.clone();
-            tokio::spawn(async move { pod.record.catch_up().await });
-        }
+        pod.end().await;
         teardown(format!("pod sandbox {}", pod.id), errors)
     }
 

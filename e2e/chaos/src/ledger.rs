@@ -50,7 +50,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// Who saw it, and of which object: what stands before the second colon.
+    /// The client that saw it and the object that it is about: the text before the second colon.
     fn object(&self) -> &str {
         self.detail.match_indices(": ").nth(1).map_or(&self.detail, |(at, _)| &self.detail[..at])
     }

@@ -8,10 +8,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use holdfast_chaos::wire::Cri;
 use holdfast_cri::v1::VersionRequest;
 use holdfast_e2e::{agent::Settings, place, process::Process};
 
-use crate::{site::Site, wire::Cri};
+use crate::site::Site;
 
 /// Longest wait until it serves.
 const LIMIT: Duration = Duration::from_secs(20);

@@ -1,8 +1,9 @@
-//! What an agent makes of a disk after a power cut.
+//! Checks of an agent that is started on a disk after a power cut.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context, Result};
+use holdfast_chaos::wire::Cri;
 use holdfast_cri::v1;
 use holdfast_e2e::{process, scene::BUSYBOX};
 
@@ -11,17 +12,16 @@ use crate::{
     journal::{Ended, Promises},
     record::Recording,
     site::Site,
-    wire::Cri,
     workload::{COMING_AND_GOING, pull, remove_image, remove_pod},
 };
 
 /// Programs that hold pods and containers.
 const HOLDERS: [&str; 2] = ["holdfast-shim", "holdfast-pod"];
 
-/// What was seen.
+/// Results of the checks of one cut.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// What must not be.
+    /// Violations, each a sentence.
     pub wrong: Vec<String>,
     /// Told as removed, and there again: a removal is not made durable.
     pub back: usize,
@@ -86,7 +86,7 @@ async fn kept(cri: &Cri, promises: &Promises, seen: &mut Seen) -> Result<()> {
     Ok(())
 }
 
-/// What is not known any more of a container that has ended.
+/// A container that has ended and is forgotten, or has another exit code.
 async fn forgotten(
     cri: &Cri,
     id: &str,
@@ -155,7 +155,7 @@ async fn remove_all(cri: &Cri) -> Result<()> {
 const EMPTY: [&str; 6] =
     ["containers", "pods", "images/images", "images/layers", "images/directories", "images/blobs/sha256"];
 
-/// What is left when all is removed, but for records that are set aside.
+/// Entries that are left when all is removed, but for records that are set aside.
 fn left(root: &Path) -> Result<Vec<String>> {
     let mut left = Vec::new();
     for dir in EMPTY {

@@ -1,4 +1,4 @@
-//! Which moments a power cut comes at, and what the disk keeps then.
+//! Choice of the moments of power cuts, and of the writes that the disk keeps then.
 //!
 //! A disk keeps everything that was written before a flush that it has answered. Of what came after, it may keep any
 //! part, in any order; a long write may be torn where a page of [`PAGE`] ends, as disks promise no less today and XFS relies on.
@@ -23,12 +23,12 @@ pub struct Kept {
     pub sectors: u64,
 }
 
-/// How a moment was chosen.
+/// Kinds of moments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Moment {
-    /// When a flush was done, and nothing after it.
+    /// Right behind a flush.
     Flush,
-    /// When something was told that must stay so.
+    /// Right after something was told that must stay so.
     Told,
     /// Any.
     Any,
@@ -39,13 +39,13 @@ pub enum Moment {
 pub struct Cut {
     /// In the order in which they were chosen.
     pub number: usize,
-    /// How.
+    /// Kind of its moment.
     pub moment: Moment,
     /// Entries that had been asked of the disk.
     pub at: usize,
     /// Entries up to and with the last flush: kept.
     pub flushed: usize,
-    /// What is kept of the rest.
+    /// Writes behind the last flush that are kept.
     pub kept: Vec<Kept>,
 }
 

@@ -75,7 +75,7 @@ impl FromStr for FileSystem {
     }
 }
 
-/// Why no disk that logs can be had here. A program that is not there is an error under `cargo x`.
+/// Reason that no disk that logs can be had here, if there is one. A program that is not there is an error under `cargo x`.
 ///
 /// # Errors
 /// See above.

@@ -1,4 +1,4 @@
-//! What the disk held at some moment: an image that moves forward along the log, and copies of it.
+//! Content of the disk at some moment: an image that moves forward along the log, and copies of it.
 
 use std::{
     fs::File,

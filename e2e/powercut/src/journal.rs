@@ -1,4 +1,4 @@
-//! What the agent has told, and at which position of the log of writes: what must still be so after a cut behind it.
+//! Journal of the agent's answers with their positions in the log of writes: what was told before a cut must still be so after it.
 
 use std::{
     cell::RefCell,
@@ -37,7 +37,7 @@ pub enum What {
 pub struct Line {
     /// Entries that the log had then, at the least: read after an answer, and before a request.
     pub at: u64,
-    /// What was told.
+    /// The answer or request.
     pub what: What,
 }
 
@@ -45,7 +45,7 @@ pub struct Line {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Journal(pub Vec<Line>);
 
-/// What is known of a container that has ended.
+/// A container that has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
     /// Its pod, which is there as well.
@@ -54,7 +54,7 @@ pub struct Ended {
     pub code: Option<i32>,
 }
 
-/// What must be so after a cut, and what need not.
+/// State that must be found after a cut, and removals that may be undone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Promises {
     /// Images that are there.
@@ -66,7 +66,7 @@ pub struct Promises {
 }
 
 impl Journal {
-    /// What had been told at a position.
+    /// Promises that hold at a position.
     pub fn promises(&self, at: u64) -> Promises {
         let mut told = Promises::default();
         for line in self.0.iter().filter(|line| line.at <= at) {

@@ -7,7 +7,7 @@ use std::{fmt, os::unix::process::CommandExt, process::Command, str::FromStr};
 use anyhow::{Context, Result};
 use libseccomp::{ScmpAction, ScmpFilterContext, ScmpSyscall};
 
-/// Which calls do nothing.
+/// Calls that do nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lie {
     /// Those for one file: records of pods, containers, networks and images.

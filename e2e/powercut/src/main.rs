@@ -55,7 +55,7 @@ struct Run {
     lie: Option<Lie>,
 }
 
-/// What this program starts itself as.
+/// Child processes that this program starts from its own executable.
 #[derive(Debug, Subcommand)]
 enum Part {
     /// An agent that is lied to.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use holdfast_chaos::wire::Cri;
 use holdfast_e2e::process::stdout;
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +19,6 @@ use crate::{
     log,
     reference::Reference,
     site::Site,
-    wire::Cri,
     workload::{COMING_AND_GOING, Clients, Pods, pull, remove_image},
 };
 
@@ -26,25 +26,25 @@ use crate::{
 /// what it writes when it starts, may be lost with the next cut.
 const LIVES: u32 = 4;
 
-/// What is recorded.
+/// Parameters of a recording.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
     /// On which file system.
     pub kind: FileSystem,
     /// Decides what is done.
     pub seed: u64,
-    /// How long.
+    /// Length of the run.
     pub duration: Duration,
-    /// What the disk does not do.
+    /// Calls that do nothing.
     pub lie: Option<Lie>,
 }
 
-/// What is known of a recording besides the log of writes.
+/// A recording, but for its log of writes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Recording {
     /// No cut comes before this entry of the log.
     pub first: u64,
-    /// What was told.
+    /// The agent's answers.
     pub journal: Journal,
     /// Content of the layers.
     pub reference: Reference,

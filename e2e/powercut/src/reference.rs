@@ -41,7 +41,7 @@ impl Reference {
         Ok(Self(trees))
     }
 
-    /// How many trees.
+    /// Number of trees.
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -51,7 +51,7 @@ impl Reference {
         self.0.is_empty()
     }
 
-    /// What is wrong in a store: trees that differ from these, and blobs that do not have the digest that names them.
+    /// Faults of a store: trees that differ from these, and blobs that do not have the digest that names them.
     ///
     /// # Errors
     /// A file cannot be read.

@@ -24,10 +24,10 @@ use crate::{
 /// Boots of the recording have smaller numbers.
 const FIRST_BOOT: usize = 1000;
 
-/// Which cuts of a recording.
+/// A selection of cuts of a recording.
 #[derive(Debug, Clone)]
 pub struct Selection {
-    /// Where it lies.
+    /// Directory of the recording.
     pub dir: PathBuf,
     /// On which file system it was made.
     pub kind: FileSystem,
@@ -44,13 +44,13 @@ pub struct Selection {
 pub struct Failure {
     /// Its number.
     pub number: usize,
-    /// When it was, and what was kept.
+    /// Its moment, and how much was kept.
     pub cut: String,
-    /// What was wrong.
+    /// Violations, each a sentence.
     pub wrong: Vec<String>,
 }
 
-/// What came of cuts.
+/// Sums of the results of cuts.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Outcome {
     /// Cuts, by how their moments were chosen.
@@ -63,7 +63,7 @@ pub struct Outcome {
     pub aside: usize,
     /// Pods and containers that were listed, over all cuts.
     pub listed: usize,
-    /// What was wrong.
+    /// Cuts with violations.
     pub failures: Vec<Failure>,
 }
 

@@ -28,7 +28,7 @@ pub struct Report {
     flushes: usize,
     pulls: usize,
     exits: usize,
-    /// What came of the cuts.
+    /// Results of the cuts.
     pub outcome: Outcome,
     /// Time that they took.
     seconds: f64,

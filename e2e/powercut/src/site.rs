@@ -1,4 +1,4 @@
-//! Where a run takes place: namespaces and directories of its own, and a registry. Paths are the same in every run, since an
+//! Surroundings of a run: namespaces and directories of its own, and a registry. Paths are the same in every run, since an
 //! agent's records name them.
 
 use std::{
@@ -22,7 +22,7 @@ const HOSTS: [&str; 2] = ["registry.k8s.io", "holdfast.test"];
 pub struct Site {
     /// Of the agents.
     pub settings: Settings,
-    /// What the disk does not do for them.
+    /// Calls of theirs that do nothing.
     pub lie: Option<Lie>,
     _registry: Registry,
 }
@@ -80,7 +80,7 @@ impl Site {
         &self.settings.dir
     }
 
-    /// Where the disk is mounted.
+    /// Mount point of the disk.
     pub fn root(&self) -> PathBuf {
         self.settings.root()
     }

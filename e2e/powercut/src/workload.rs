@@ -1,4 +1,4 @@
-//! What is done while the disk logs: images come and go, pods run containers that end by themselves and others that go on.
+//! Workload while the disk logs: images come and go, pods run containers that end by themselves and others that go on.
 
 use std::{
     collections::BTreeSet,
@@ -8,13 +8,11 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
+use holdfast_chaos::wire::Cri;
 use holdfast_cri::v1;
 use holdfast_e2e::scene::BUSYBOX;
 
-use crate::{
-    journal::{What, Writer},
-    wire::Cri,
-};
+use crate::journal::{What, Writer};
 
 /// Images that are pulled and removed over and over. No two of them are one image.
 pub const COMING_AND_GOING: [&str; 6] = [
@@ -30,7 +28,7 @@ const PODS: usize = 6;
 /// A container ends within this time.
 const EXIT_LIMIT: Duration = Duration::from_secs(30);
 
-/// What the clients of one life of the agent share.
+/// Clients of one life of the agent, and what they share.
 #[derive(Debug)]
 pub struct Clients<'a> {
     cri: Cri,

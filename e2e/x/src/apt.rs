@@ -14,7 +14,7 @@ use crate::{
 
 /// What building the programs needs.
 pub const BUILD: &[&str] = &["gcc", "libc6-dev", "libseccomp-dev"];
-/// What the tests need as well: for the wire test, for the image builder, for disks that log, and to look at the machine.
+/// Packages that the tests need as well: for the wire test, for the image builder, for disks that log, and to look at the machine.
 pub const TESTS: &[&str] = &[
     "btrfs-progs",
     "busybox-static",

@@ -10,6 +10,9 @@ use crate::{
     work::Work,
 };
 
+/// The programs, which are packages of the same names.
+pub const PROGRAMS: [&str; 3] = ["holdfast", "holdfast-pod", "holdfast-shim"];
+
 /// How the programs are built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
@@ -65,8 +68,9 @@ pub fn prepared(work: &Work, profile: Profile) -> Result<()> {
 pub fn programs(work: &Work, profile: Profile) -> Result<()> {
     let name = profile.name();
     step(&format!("building holdfast, holdfast-pod and holdfast-shim ({name})"), || {
-        let which = ["-p", "holdfast", "-p", "holdfast-pod", "-p", "holdfast-shim", "--bins"];
-        cargo(work, &[&["build", "--quiet", "--profile", name], &which[..], profile.features()].concat())?;
+        let which: Vec<&str> = PROGRAMS.iter().flat_map(|program| ["-p", *program]).collect();
+        let how = ["build", "--quiet", "--bins", "--profile", name];
+        cargo(work, &[&how[..], &which, profile.features()].concat())?;
         check_static(&profile.directory(work).join("holdfast-shim"))
     })
 }

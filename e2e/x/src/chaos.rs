@@ -6,14 +6,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::json;
 
-use crate::{
-    build::{self, Profile},
-    containerd,
-    place::Place,
-    run::{command, step},
-    test,
-    work::Work,
-};
+use crate::{containerd, place::Place, run::verdict, test, work::Work};
 
 /// What `cargo x chaos` is told.
 #[derive(Debug, Args)]
@@ -59,21 +52,17 @@ impl Options {
 
 /// Prepares, builds, and runs the harness. Its exit code is 0 only if nothing was lost, wrong or left.
 pub fn chaos(work: &Work, options: &Options) -> Result<ExitCode> {
-    test::prepare(work)?;
-    let profile = if options.release { Profile::Release } else { Profile::Dev };
-    build::programs(work, profile)?;
-    step("building the harness", || build::cargo(work, &["build", "--quiet", "-p", "holdfast-chaos"]))?;
-    let mut run = command(Profile::Dev.directory(work).join("holdfast-chaos"), options.args());
-    test::environment(&mut run, work, profile).arg("--logs").arg(work.dir("chaos")?);
+    let mut run = test::harness(work, "holdfast-chaos", options.release, &options.args())?;
+    run.arg("--logs").arg(work.dir("chaos")?);
     let peer = if options.peer { Some(describe(work)?) } else { None };
     if let Some((_, description)) = &peer {
         run.arg("--peer-description").arg(description);
     }
-    let status = run.status().context("run the harness")?;
+    let code = verdict(&mut run)?;
     if let Some((place, _)) = peer {
         place.remove()?;
     }
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(code)
 }
 
 /// Configures containerd, and writes down how it is started and where it is.

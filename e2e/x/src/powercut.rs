@@ -2,17 +2,12 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 
-use crate::{
-    build::{self, Profile},
-    run::{command, step},
-    test,
-    work::Work,
-};
+use crate::{run::verdict, test, work::Work};
 
-/// What `cargo x powercut` is told.
+/// Arguments of `cargo x powercut`.
 #[derive(Debug, Args)]
 pub struct Options {
     /// Cuts for each file system.
@@ -62,12 +57,6 @@ impl Options {
 
 /// Prepares, builds, and runs the harness. Its exit code is 0 only if nothing was wrong after any cut.
 pub fn powercut(work: &Work, options: &Options) -> Result<ExitCode> {
-    test::prepare(work)?;
-    let profile = if options.release { Profile::Release } else { Profile::Dev };
-    build::programs(work, profile)?;
-    step("building the harness", || build::cargo(work, &["build", "--quiet", "-p", "holdfast-powercut"]))?;
-    let mut run = command(Profile::Dev.directory(work).join("holdfast-powercut"), options.args());
-    test::environment(&mut run, work, profile).arg("--recordings").arg(work.dir("powercut")?);
-    let status = run.status().context("run the harness")?;
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let mut run = test::harness(work, "holdfast-powercut", options.release, &options.args())?;
+    verdict(run.arg("--recordings").arg(work.dir("powercut")?))
 }

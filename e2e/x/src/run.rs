@@ -4,7 +4,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     path::Path,
-    process::{Command, Stdio},
+    process::{Command, ExitCode, Stdio},
     time::Instant,
 };
 
@@ -46,6 +46,12 @@ pub fn loud(command: &mut Command) -> Result<()> {
         bail!("{}: {status}", shown(command));
     }
     Ok(())
+}
+
+/// Runs a command whose output the user sees, and whose verdict is told by its exit code.
+pub fn verdict(command: &mut Command) -> Result<ExitCode> {
+    let status = command.status().with_context(|| format!("run {}", shown(command)))?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Runs a command with its output in `log`; a failure shows the end of it.

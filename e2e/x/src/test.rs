@@ -110,6 +110,17 @@ pub fn environment<'a>(run: &'a mut Command, work: &Work, profile: Profile) -> &
     run.env("HOLDFAST_E2E_BIN", profile.directory(work)).env("HOLDFAST_E2E_CACHE", &work.cache)
 }
 
+/// Prepares, and builds the programs and the harness of that package: a command that runs it on them.
+pub fn harness(work: &Work, package: &str, release: bool, args: &[String]) -> Result<Command> {
+    prepare(work)?;
+    let profile = if release { Profile::Release } else { Profile::Dev };
+    build::programs(work, profile)?;
+    step("building the harness", || build::cargo(work, &["build", "--quiet", "-p", package]))?;
+    let mut run = command(Profile::Dev.directory(work).join(package), args);
+    environment(&mut run, work, profile);
+    Ok(run)
+}
+
 /// Builds all tests and lists their executables, end-to-end ones last.
 pub fn executables(work: &Work) -> Result<Vec<Executable>> {
     executables_of(work, &[&["--workspace"], Profile::Dev.features()].concat())

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    build::{self, Profile},
+    build::{self, PROGRAMS, Profile},
     run::{command, loud, output, step},
     summary::Counts,
     test,
@@ -48,8 +48,7 @@ fn old_programs(work: &Work, from: &str) -> Result<PathBuf> {
         })?;
     let revision = revision.trim();
     let programs = dir.join(&revision[..12]);
-    let names = ["holdfast", "holdfast-pod", "holdfast-shim"];
-    if names.iter().all(|name| programs.join(name).exists()) {
+    if PROGRAMS.iter().all(|name| programs.join(name).exists()) {
         return Ok(programs);
     }
     let tree = dir.join("tree");
@@ -57,11 +56,11 @@ fn old_programs(work: &Work, from: &str) -> Result<PathBuf> {
         check_out(work, &tree, revision)?;
         let target = dir.join("target");
         let mut cargo = build::cargo_command(work, &["build", "--quiet", "--locked", "--bins"]);
-        cargo.args(["-p", "holdfast", "-p", "holdfast-pod", "-p", "holdfast-shim"]);
+        cargo.args(PROGRAMS.iter().flat_map(|program| ["-p", *program]));
         // One target directory for all revisions: what they do not differ in is built once.
         loud(cargo.current_dir(&tree).env("CARGO_TARGET_DIR", &target))?;
         fs::create_dir_all(&programs).with_context(|| format!("make {}", programs.display()))?;
-        for name in names {
+        for name in PROGRAMS {
             let built = target.join("debug").join(name);
             fs::copy(&built, programs.join(name)).with_context(|| format!("copy {}", built.display()))?;
         }

@@ -41,6 +41,8 @@ pub fn start_time(pid: i32) -> Result<u64> {
 /// Fields of a process in /proc/PID/stat (proc_pid_stat(5)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {
+    /// State, such as `R`, or `Z` for a zombie.
+    pub state: char,
     /// Its parent's pid; 0 if that is outside of our pid namespace.
     pub parent: i32,
     /// Its session.
@@ -66,13 +68,13 @@ impl Stat {
     /// Field 2 is the command's name in parentheses, which may itself hold spaces, parentheses and newlines: what follows
     /// the last `)` is fields 3 and on.
     fn parse(stat: &[u8]) -> Option<Self> {
-        const FIRST: usize = 3;
         let rest = &stat[stat.iter().rposition(|byte| *byte == b')')? + 1..];
         let mut fields = std::str::from_utf8(rest).ok()?.split_ascii_whitespace();
-        let parent = fields.nth(4 - FIRST)?.parse().ok()?;
+        let state = fields.next()?.chars().next()?;
+        let parent = fields.next()?.parse().ok()?;
         let session = fields.nth(6 - 4 - 1)?.parse().ok()?;
         let start_time = fields.nth(22 - 6 - 1)?.parse().ok()?;
-        Some(Self { parent, session, start_time })
+        Some(Self { state, parent, session, start_time })
     }
 }
 
@@ -124,7 +126,7 @@ mod tests {
         for name in
             ["cat", "", ") S 1 2 3", "a b\nc", "((", "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21"]
         {
-            let expected = Stat { parent: 5, session: 12, start_time: 4711 };
+            let expected = Stat { state: 'S', parent: 5, session: 12, start_time: 4711 };
             assert_eq!(Stat::parse(line(name).as_bytes()), Some(expected), "{name:?}");
         }
         for bad in ["", "7", "7 (cat", "7 (cat)", "7 (cat) S 1 7 7 0"] {

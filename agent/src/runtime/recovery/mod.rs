@@ -99,7 +99,7 @@ impl Runtime {
         })
     }
 
-    /// What an agent before this one wrote in its last moments, and did not live to make durable. Ends are told again now.
+    /// Makes durable the records that an agent before this one wrote in its last moments; those of ends before they are told again.
     async fn settle_recent(&self, found: &Found) {
         let is_over = |record: &&ContainerRecord| record.phase == Phase::Exited;
         let ended: HashSet<_> =
@@ -284,11 +284,13 @@ impl Runtime {
     async fn settle_networks(&self) {
         let quarantined = self.quarantined().iter().filter(|object| object.kind == ObjectKind::Pod);
         let mut pods: HashSet<_> = quarantined.filter_map(|pod| pod.id.parse().ok()).collect();
-        pods.extend(self.all_pods().iter().map(|pod| pod.id.clone()));
-        let is_leaving =
-            |pod: &Pod| matches!(pod.record.get().phase, PodPhase::Creating | PodPhase::Removing);
-        let leaving: Vec<_> =
-            self.all_pods().iter().filter(|pod| is_leaving(pod)).map(|pod| pod.id.clone()).collect();
+        let mut leaving = Vec::new();
+        for pod in self.all_pods() {
+            if matches!(pod.record.get().phase, PodPhase::Creating | PodPhase::Removing) {
+                leaving.push(pod.id.clone());
+            }
+            pods.insert(pod.id.clone());
+        }
         self.network.recover(&pods, &leaving).await;
     }
 

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    build::Profile,
+    build::{self, Profile},
     run::{command, quiet},
     test::Executable,
     work::Work,
@@ -50,7 +50,7 @@ pub fn payload(work: &Work, dir: &Path, load: &Load, slowness: u32) -> Result<Pa
         fs::copy(from, to).map(drop).with_context(|| format!("copy {}", from.display()))
     };
     if !load.is_empty() {
-        for program in ["holdfast", "holdfast-pod", "holdfast-shim"] {
+        for program in build::PROGRAMS {
             copy(&Profile::Release.directory(work).join(program), tree.join("bin").join(program))?;
         }
         for part in parts(work)? {

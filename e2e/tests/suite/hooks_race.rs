@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use holdfast_e2e::{
     Scene,
     canary::Canary,
+    place,
     scene::BUSYBOX,
     specs::{PID_TARGET, container},
 };
@@ -59,7 +60,7 @@ fn a_race_for_the_hosts_files_while_hooks_run() -> Result<()> {
         for stage in ["prestart", "createRuntime", "createContainer"] {
             let file = json!({
                 "version": "1.0.0",
-                "hook": {"path": "/bin/sh", "args": ["sh", "-c", script], "timeout": 60},
+                "hook": {"path": "/bin/sh", "args": ["sh", "-c", script], "timeout": 60 * place::slowness()},
                 "when": {"annotations": {"^holdfast\\.test/hooks$": "^yes$"}}, "stages": [stage],
             });
             let _ = fs::write(dir.join(format!("{stage}.json")), file.to_string());
@@ -91,7 +92,8 @@ fn a_race_for_the_hosts_files_while_hooks_run() -> Result<()> {
         }
         // It takes as long as three whole passes of the spy: on a busy machine more than the client waits by itself.
         let (main, sandbox) = scene.create_files(&pod, &main)?;
-        let id = scene.crictl.ok(&["--timeout", "3m", "create", &pod_id, &main, &sandbox])?;
+        let limit = format!("{}m", 3 * place::slowness());
+        let id = scene.crictl.ok(&["--timeout", &limit, "create", &pod_id, &main, &sandbox])?;
         let escaped = fs::read_to_string(volume.join("escaped")).unwrap_or_default();
         ensure!(escaped.is_empty(), "round {round}: the host was seen through {escaped}");
         canary.untouched().with_context(|| format!("round {round}"))?;

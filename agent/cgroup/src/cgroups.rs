@@ -102,7 +102,15 @@ impl Cgroups {
             Some(unit) if !self.inner.exists(pod) => vec![unit.name.clone()],
             _ => Vec::new(),
         };
+        if self.is_systemd_s(pod) {
+            return Made { units, ..Made::default() };
+        }
         Made { units, ..group::plan(&self.inner.layout, pod.path()) }
+    }
+
+    /// Whether every directory of a pod's group is systemd's: those of slices above the pod's stay, as systemd leaves them.
+    fn is_systemd_s(&self, pod: &Location) -> bool {
+        pod.unit().is_some() && self.inner.layout.mode == Mode::V2
     }
 
     /// Makes a pod's group where it is missing; `resources` are applied only then (the kubelet limits its own). The
@@ -123,10 +131,10 @@ impl Cgroups {
             made.units.push(unit.name.clone());
         }
         let (path, resources) = (pod.path().to_owned(), resources.cloned());
-        let by_systemd = pod.unit().is_some();
+        let by_systemd = self.is_systemd_s(pod);
         let result = self.blocking("create a pod's cgroup", move |inner| {
             let layout = &inner.layout;
-            let dirs = if by_systemd && layout.mode == Mode::V2 {
+            let dirs = if by_systemd {
                 group::enable_controllers(layout, &path)?;
                 Vec::new()
             } else {

@@ -445,10 +445,21 @@ impl Runtime {
         } else {
             self.cgroups.place(cgroup, process, resources, extra).await
         };
-        let entry =
-            placed.map_err(|source| Error::Cgroup { operation: "make scope of container", source })?;
+        let entry = match placed {
+            Ok(entry) => entry,
+            Err(source) => {
+                // systemd knows that the process has ended, the shim of what.
+                if matches!(source, holdfast_cgroup::Error::Ended { .. }) {
+                    answers.next("Create", CREATE_LIMIT).await.map_err(&failed)?;
+                }
+                return Err(Error::Cgroup { operation: "make scope of container", source });
+            }
+        };
         let fds: Vec<_> = cgroup_fds(&entry).collect();
-        shim.call(Request::Placed, &fds, super::shim::ANSWER_LIMIT).await.map_err(&failed)?;
+        if let Err(error) = shim.call(Request::Placed, &fds, super::shim::ANSWER_LIMIT).await {
+            answers.next("Create", CREATE_LIMIT).await.map_err(&failed)?;
+            return Err(failed(error));
+        }
         match answers.next("Create", CREATE_LIMIT).await.map_err(&failed)? {
             Answer::Created(created) => Ok(created),
             _ => Err(failed(ShimError::Unexpected { request: "Create" })),

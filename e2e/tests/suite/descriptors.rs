@@ -61,7 +61,7 @@ fn used_up() -> Result<()> {
             if !output.status.success() {
                 refused += 1;
                 // Without a descriptor for the connection itself nobody can be told, and the client gives up.
-                let unheard = said.contains("deadline exceeded");
+                let unheard = said.contains("deadline exceeded") || said.contains("connection error");
                 ensure!(unheard || said.contains("ResourceExhausted"), "{spare} to spare: {args:?}: {said}");
             }
             for id in scene.crictl.ok(&["ps", "--all", "--quiet", "--name", "late"])?.lines() {

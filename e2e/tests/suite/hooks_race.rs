@@ -14,6 +14,9 @@ use serde_json::json;
 
 use crate::hooks::{shared, shared_pod};
 
+/// `SecurityProfile.ProfileType` of CRI.
+const UNCONFINED: i32 = 1;
+
 /// Looks through every link of every process for the canary and for a mount of the host's root, one whole pass for each
 /// number that it finds in `want`, and says in `done` which one it was. Nothing in here forks.
 const SPY: &str = r#"
@@ -81,6 +84,8 @@ fn a_race_for_the_hosts_files_while_hooks_run() -> Result<()> {
         .replace("HOST", &device_of_root()?);
     let mut spy = shared(container("spy", BUSYBOX, &["sh", "-c", &script]));
     spy["linux"]["security_context"]["capabilities"] = json!({"add_capabilities": ["SYS_PTRACE"]});
+    // Its profile would forbid what the test is about: a look at a process that has none yet.
+    spy["linux"]["security_context"]["apparmor"] = json!({"profile_type": UNCONFINED});
     spy["mounts"] = json!([{"container_path": "/volume", "host_path": volume}]);
     let spy = scene.start(&pod_id, &pod, &spy)?;
     for round in 0..rounds() {

@@ -2,7 +2,10 @@
 
 use std::{
     os::fd::{AsFd, OwnedFd},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -21,8 +24,13 @@ use super::{
     shim::{ANSWER_LIMIT, Shim, ShimError},
 };
 
-/// Most that is kept of each stream, in bytes; the rest is read and dropped.
-const OUTPUT_LIMIT: usize = 16 << 20;
+/// Most that is kept of both streams together, in bytes; the rest is read and dropped. Clients take no longer answer than 16 MiB
+/// (the kubelet's maxMsgSize).
+const OUTPUT_LIMIT: usize = (16 << 20) - (64 << 10);
+/// Most that all calls keep together, in bytes. A call that comes later keeps what is left.
+const SHARED_LIMIT: usize = 64 << 20;
+/// What a call may keep however many there are: more than a probe says, in bytes.
+const OWN_LIMIT: usize = 64 << 10;
 /// How long output is read after the exit while a child of the process still holds the pipes.
 const DRAIN: Duration = Duration::from_secs(2);
 /// How much later than the shim's limit the agent gives up by itself.
@@ -31,9 +39,9 @@ const SLACK: Duration = Duration::from_secs(10);
 /// What a command said and how it ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExecOutput {
-    /// Standard output, at most 16 MiB.
+    /// Standard output, with standard error at most 16 MiB.
     pub stdout: Vec<u8>,
-    /// Standard error, at most 16 MiB.
+    /// Standard error.
     pub stderr: Vec<u8>,
     /// Exit code, or 128 + signal.
     pub exit_code: i32,
@@ -86,7 +94,8 @@ impl Runtime {
             };
             bounded.await
         };
-        let (end, stdout, stderr) = collect(ended, stdout, stderr).await;
+        let room = Room::new(&SHARED);
+        let (end, stdout, stderr) = collect(ended, stdout, stderr, &room).await;
         let timed_out =
             || Error::ExecTimeout { id: container.id.to_string(), command: command.join(" "), timeout_s };
         guard.over = end.is_some();
@@ -154,11 +163,13 @@ async fn collect<E>(
     end: impl Future<Output = Option<E>>,
     mut stdout: pipe::Receiver,
     mut stderr: pipe::Receiver,
+    room: &Room<'_>,
 ) -> (Option<E>, Vec<u8>, Vec<u8>) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let ended = {
-        let reading =
-            async { tokio::join!(read_capped(&mut stdout, &mut out), read_capped(&mut stderr, &mut err)) };
+        let reading = async {
+            tokio::join!(read_capped(&mut stdout, &mut out, room), read_capped(&mut stderr, &mut err, room))
+        };
         tokio::pin!(reading, end);
         let mut read_all = false;
         let ended = loop {
@@ -175,10 +186,73 @@ async fn collect<E>(
     (ended, out, err)
 }
 
-async fn read_capped(from: &mut pipe::Receiver, into: &mut Vec<u8>) {
+async fn read_capped(from: &mut pipe::Receiver, into: &mut Vec<u8>, room: &Room<'_>) {
     let mut chunk = vec![0_u8; 8192];
     while let Ok(count @ 1..) = from.read(&mut chunk).await {
-        let room = OUTPUT_LIMIT.saturating_sub(into.len()).min(count);
-        into.extend_from_slice(&chunk[..room]);
+        into.extend_from_slice(&chunk[..room.take(count)]);
+    }
+}
+
+/// Bytes that all calls keep now beyond what is each one's own.
+static SHARED: AtomicUsize = AtomicUsize::new(0);
+
+/// What one call may keep.
+#[derive(Debug)]
+struct Room<'a> {
+    shared: &'a AtomicUsize,
+    kept: AtomicUsize,
+    /// Of `shared`.
+    taken: AtomicUsize,
+}
+
+impl<'a> Room<'a> {
+    fn new(shared: &'a AtomicUsize) -> Self {
+        Self { shared, kept: AtomicUsize::new(0), taken: AtomicUsize::new(0) }
+    }
+
+    /// How many of `count` more bytes are kept. One call's streams are read by one task, so nobody comes in between.
+    fn take(&self, count: usize) -> usize {
+        let kept = self.kept.load(Ordering::Relaxed);
+        let count = count.min(OUTPUT_LIMIT - kept);
+        let own = count.min(OWN_LIMIT.saturating_sub(kept));
+        let more = take_up_to(self.shared, count - own);
+        self.taken.fetch_add(more, Ordering::Relaxed);
+        self.kept.store(kept + own + more, Ordering::Relaxed);
+        own + more
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.shared.fetch_sub(*self.taken.get_mut(), Ordering::Relaxed);
+    }
+}
+
+fn take_up_to(shared: &AtomicUsize, count: usize) -> usize {
+    let mut taken = 0;
+    let add = |now: usize| {
+        taken = count.min(SHARED_LIMIT - now);
+        Some(now + taken)
+    };
+    let _ = shared.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+    taken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_has_its_own_and_a_part_of_what_all_share() {
+        let shared = AtomicUsize::new(0);
+        let calls: Vec<Room<'_>> = (0..8).map(|_| Room::new(&shared)).collect();
+        let kept: Vec<usize> = calls.iter().map(|call| call.take(1 << 30)).collect();
+        assert_eq!(kept[..4], [OUTPUT_LIMIT; 4]);
+        assert_eq!(kept[5..], [OWN_LIMIT; 3], "{kept:?}");
+        assert_eq!(kept.iter().sum::<usize>(), SHARED_LIMIT + 8 * OWN_LIMIT);
+        assert_eq!(calls[0].take(1), 0);
+        drop(calls);
+        assert_eq!(shared.load(Ordering::Relaxed), 0);
+        assert_eq!(Room::new(&shared).take(100), 100);
     }
 }

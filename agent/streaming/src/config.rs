@@ -27,7 +27,7 @@ pub struct Config {
     pub token_ttl: Duration,
     /// URLs that wait at a time; more are refused with [`crate::Error::TooMany`].
     pub max_tokens: usize,
-    /// Connections that have not been upgraded yet; more wait in the kernel's queue.
+    /// Connections that have not been upgraded yet. One more, and the oldest is closed.
     pub max_half_open: usize,
     /// How long a connection may take from accept until its response is out.
     pub head_timeout: Duration,

@@ -9,6 +9,7 @@
 pub mod channel;
 pub mod config;
 pub mod error;
+mod half_open;
 mod http;
 mod link;
 mod listen;

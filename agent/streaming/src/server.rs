@@ -17,13 +17,13 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::half_open::{HalfOpen, Place};
 use crate::http::{Job, answer};
 use crate::link::Stopping;
 use crate::listen::{authority, tune};
@@ -52,7 +52,7 @@ struct Shared {
     base: String,
     address: SocketAddr,
     tokens: Tokens,
-    half_open: Arc<Semaphore>,
+    half_open: Arc<HalfOpen>,
     sessions: AtomicUsize,
 }
 
@@ -71,7 +71,7 @@ impl Server {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let base = format!("{scheme}://{}", authority(address, config.advertise.as_deref()));
         let tokens = Tokens::new(config.token_ttl, config.max_tokens);
-        let half_open = Arc::new(Semaphore::new(config.max_half_open));
+        let half_open = HalfOpen::new(config.max_half_open);
         let sessions = AtomicUsize::new(0);
         Ok(Self(Arc::new(Shared {
             config,
@@ -160,8 +160,9 @@ impl Server {
                 biased;
                 () = &mut shutdown => break,
                 Some(_) = connections.join_next() => {}
-                (stream, permit) = self.accept(&listener) => {
-                    connections.spawn(self.clone().connection(stream, permit, stopping.clone()));
+                stream = self.accept(&listener) => {
+                    let place = self.0.half_open.enter();
+                    connections.spawn(self.clone().connection(stream, place, stopping.clone()));
                 }
             }
         }
@@ -173,18 +174,14 @@ impl Server {
         Ok(())
     }
 
-    /// The next connection, once there is room for one more that has not been upgraded. Cancel safe.
-    async fn accept(&self, listener: &TcpListener) -> (TcpStream, OwnedSemaphorePermit) {
+    /// The next connection. Cancel safe.
+    async fn accept(&self, listener: &TcpListener) -> TcpStream {
         let mut warned = false;
         loop {
-            let Ok(permit) = self.0.half_open.clone().acquire_owned().await else {
-                // The semaphore is never closed.
-                return std::future::pending().await;
-            };
             match listener.accept().await {
                 Ok((stream, _)) => {
                     tune(&stream);
-                    return (stream, permit);
+                    return stream;
                 }
                 Err(error) => {
                     if !warned {
@@ -197,7 +194,7 @@ impl Server {
         }
     }
 
-    async fn connection(self, stream: TcpStream, permit: OwnedSemaphorePermit, mut stopping: Stopping) {
+    async fn connection(self, stream: TcpStream, place: Place, mut stopping: Stopping) {
         let upgrade = async {
             let tls =
                 self.0.tls.as_ref().map(|tls| tls.read().unwrap_or_else(PoisonError::into_inner).clone());
@@ -214,9 +211,10 @@ impl Server {
         };
         let upgraded = tokio::select! {
             upgraded = timeout(self.0.config.head_timeout, upgrade) => upgraded.ok().flatten(),
+            () = place.evicted() => None,
             () = stopping.wait() => None,
         };
-        drop(permit);
+        drop(place);
         if let Some((io, job)) = upgraded {
             let _counted = Counted::new(&self.0.sessions);
             job.run(TokioIo::new(io), self.0.backend.clone(), self.0.times(), stopping).await;

@@ -55,7 +55,7 @@ impl Command {
     }
 
     /// A terminal's hang-up ends what runs on it, and an attached client is not the container's life. An exec without a
-    /// terminal runs on: its client's end is that of its stdin alone, as with the kubelet's other runtimes.
+    /// terminal runs on: its client's end is that of its stdin and of its output's reader, as with the kubelet's other runtimes.
     fn on_gone(&self) -> OnGone {
         match self {
             Self::Exec(request) if !request.wanted.tty => OnGone::RunOn,

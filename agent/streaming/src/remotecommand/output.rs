@@ -20,7 +20,8 @@ const QUIET: Duration = Duration::from_secs(2);
 /// grandchild that writes on is not the command's output.
 const LEFTOVER: usize = 1024 * 1024;
 
-/// Copies until the end, and half-closes. A client that is gone makes it read on and throw away.
+/// Copies until the end, and half-closes. For a client that is gone nothing is read any more; what no client has asked for is
+/// thrown away.
 pub(super) async fn output(
     from: Option<Source>,
     mut to: Option<&mut Writer>,
@@ -39,7 +40,7 @@ pub(super) async fn output(
             if let Some(writer) = to.as_deref_mut()
                 && writer.write(&buffer[..count]).await.is_err()
             {
-                to = None;
+                return;
             }
         }
     }

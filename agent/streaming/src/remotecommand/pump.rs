@@ -17,7 +17,8 @@ use crate::spdy::Accept;
 pub(super) enum OnGone {
     /// It is dropped at once.
     HangUp,
-    /// Its stdin ends; its output is read and thrown away, so that no SIGPIPE kills it.
+    /// Its stdin ends, and nobody reads its output any more: a process that writes on gets SIGPIPE, as with containerd, and one
+    /// that does not runs to its end.
     RunOn,
 }
 
@@ -48,11 +49,25 @@ pub(super) async fn pump(
         over.send_replace(true);
         outcome
     };
-    let whole = async { tokio::join!(process, outputs).0 };
-    tokio::select! {
-        outcome = whole => Some(outcome),
-        () = inputs => None,
-        () = streams.link.closed(), if on_gone == OnGone::HangUp => None,
+    let gone = streams.link.closed();
+    match on_gone {
+        OnGone::HangUp => tokio::select! {
+            (outcome, _) = async { tokio::join!(process, outputs) } => Some(outcome),
+            () = inputs => None,
+            () = gone => None,
+        },
+        OnGone::RunOn => {
+            let outputs = async {
+                tokio::select! {
+                    _ = outputs => {}
+                    () = gone => {}
+                }
+            };
+            tokio::select! {
+                (outcome, ()) = async { tokio::join!(process, outputs) } => Some(outcome),
+                () = inputs => None,
+            }
+        }
     }
 }
 

@@ -167,6 +167,37 @@ async fn a_client_that_does_not_read_slows_the_process() {
     assert!(taken() > before);
 }
 
+/// As with containerd: it gets SIGPIPE, in the place of a reader that throws away for ever.
+#[tokio::test]
+async fn a_process_that_writes_on_ends_with_its_client() {
+    for script in ["echo $$; exec yes", "echo $$; sleep 0.5; exec yes"] {
+        let running = start();
+        let client = connect(&running.shell(script, OUT), V4).await;
+        let [error, mut stdout] = open(&client, ["error", "stdout"]).await;
+        let first = soon(stdout.read()).await.unwrap();
+        let pid = String::from_utf8_lossy(&first).lines().next().unwrap().to_owned();
+        assert!(pid.parse::<u32>().is_ok(), "{pid}");
+        drop((client, error, stdout));
+        until(|| !std::path::Path::new("/proc").join(&pid).exists()).await;
+        running.idle().await;
+    }
+}
+
+/// One that writes nothing is not ended: a command may go on with its work when nobody looks.
+#[tokio::test]
+async fn a_process_that_is_silent_outlives_its_client() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("done");
+    let running = start();
+    let script = format!("echo begun; sleep 0.5; echo done >{}", file.display());
+    let client = connect(&running.shell(&script, OUT), V4).await;
+    let [error, mut stdout] = open(&client, ["error", "stdout"]).await;
+    soon(stdout.read()).await.unwrap();
+    drop((client, error, stdout));
+    until(|| file.exists()).await;
+    running.idle().await;
+}
+
 #[tokio::test]
 async fn what_is_in_the_pipe_is_delivered_and_a_grandchild_is_not_waited_for() {
     let running = start();

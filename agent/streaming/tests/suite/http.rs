@@ -130,15 +130,14 @@ async fn a_head_that_does_not_come_is_not_waited_for() {
 
 #[tokio::test]
 async fn half_open_connections_are_limited() {
-    let config = Config { max_half_open: 2, head_timeout: Duration::from_millis(500), ..Config::default() };
-    let running = start_with(config);
+    let running = start_with(Config { max_half_open: 2, ..Config::default() });
     let url = running.shell("exit 0", OUT);
-    let _first = dial(&url).await;
+    let mut first = dial(&url).await;
     let _second = dial(&url).await;
-    // The kernel has the third one; it has its turn when the others' time is over.
-    let begun = std::time::Instant::now();
+    // Nobody who says nothing keeps it out: the oldest makes way, long before its time is over.
     let _client = connect(&url, "v4.channel.k8s.io").await;
-    assert!(begun.elapsed() > Duration::from_millis(300), "{:?}", begun.elapsed());
+    let mut nothing = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(5), first.read_to_end(&mut nothing)).await.unwrap();
     // One that is upgraded is not half-open.
     let sessions: Vec<_> = (0..4).map(|_| running.shell("exit 0", OUT)).collect();
     let mut clients = Vec::new();

@@ -133,6 +133,13 @@ pub(super) enum ImageCommand {
         #[arg(long, value_name = "REFERENCE")]
         name: Option<String>,
     },
+    /// Gives an image a further name. Another image that has it loses it.
+    Tag {
+        /// The image, by name, digest or id.
+        image: String,
+        /// The further name, a repository and a tag: docker.io and library/ are completed.
+        reference: String,
+    },
     /// Lists the images that are here.
     #[command(visible_alias = "ls")]
     List {

@@ -120,6 +120,7 @@ async fn image(config: &Config, command: ImageCommand) -> anyhow::Result<()> {
     match command {
         ImageCommand::Pull { reference, creds } => imagecli::pull(config, &reference, creds).await?,
         ImageCommand::Import { source, name } => imagecli::import(config, &source, name).await?,
+        ImageCommand::Tag { image, reference } => imagecli::tag(config, &image, &reference).await?,
         ImageCommand::List { output } => imagecli::list(config, output).await?,
         ImageCommand::Remove { references } => imagecli::remove(config, &references).await?,
     }

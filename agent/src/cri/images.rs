@@ -1,4 +1,4 @@
-//! holdfast.v1.Images: import and pull with progress, for our own command line.
+//! holdfast.v1.Images: import, tag, and pull with progress, for our own command line.
 
 use std::{
     io::{self, Read},
@@ -86,6 +86,18 @@ impl Images for ImagesServer {
             let _ = messages.send(last).await;
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn tag(&self, request: Request<wire::TagRequest>) -> Result<Response<wire::TagResponse>, Status> {
+        let wire::TagRequest { image, reference } = request.into_inner();
+        for (field, value) in [("image", &image), ("reference", &reference)] {
+            if value.is_empty() {
+                return Err(Status::invalid_argument(format!("{field} is missing")));
+            }
+        }
+        let tagged = self.store.tag(&image, &reference).await;
+        let image = tagged.map_err(|source| failed("Tag", format!("tag image {image:?}"), source))?;
+        Ok(Response::new(wire::TagResponse { image: Some(to_wire(&image)) }))
     }
 }
 

@@ -117,6 +117,17 @@ pub async fn import(config: &Config, source: &Path, name: Option<String>) -> Res
     Ok(print(&show::imported(&images))?)
 }
 
+/// `holdfast image tag`.
+pub async fn tag(config: &Config, image: &str, reference: &str) -> Result<(), ImageCliError> {
+    match Images::open(config).await? {
+        Images::Agent(client) => client.tag(image, reference).await?,
+        Images::Own { store, _lock } => {
+            store.tag(image, reference).await.map_err(failed(format!("tag image {image}")))?;
+        }
+    }
+    Ok(())
+}
+
 /// `holdfast image list`.
 pub async fn list(config: &Config, output: ImageOutput) -> Result<(), ImageCliError> {
     let mut images = match Images::open(config).await? {

@@ -137,6 +137,42 @@ fn import_and_remove() -> Result<()> {
     oracle.nothing_left()
 }
 
+/// A further name, given by name and by id; it moves from one image to another, and a bad one says what is wrong.
+#[test]
+fn a_further_name() -> Result<()> {
+    let Some(mut scene) = Scene::ours()? else { return Ok(()) };
+    let oracle = scene.oracle()?;
+    let (layers, greeter) = (scene.registry.image("layers:1"), scene.registry.image("greeter:1"));
+    let mut ids = Vec::new();
+    for image in [&layers, &greeter] {
+        scene.crictl.ok(&["pull", image])?;
+        let id = scene.crictl.json(&["inspecti", image])?["status"]["id"].clone();
+        ids.push(id.as_str().context("an id")?.to_owned());
+    }
+    let mut tag = |image: &str, name: &str| -> Result<(bool, String)> {
+        let output = process::run(&mut scene.agent()?.command(&["image", "tag", image, name]))?;
+        Ok((output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned()))
+    };
+    let told = tag(&layers, "further:1")?;
+    ensure!(told.0, "{}", told.1);
+    let told = tag("no-such-image", "further:1")?;
+    ensure!(!told.0 && told.1.contains("no-such-image"), "{}", told.1);
+    let told = tag(&layers, "Not A Name")?;
+    ensure!(!told.0 && told.1.contains("Not A Name"), "{}", told.1);
+    let is_named = |scene: &Scene, id: &str| -> Result<bool> {
+        let status = scene.crictl.json(&["inspecti", id])?;
+        Ok(has(&status["status"]["repoTags"], "docker.io/library/further:1"))
+    };
+    ensure!(is_named(&scene, &ids[0])? && !is_named(&scene, &ids[1])?);
+    let output = process::run(&mut scene.agent()?.command(&["image", "tag", &ids[1], "further:1"]))?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    ensure!(is_named(&scene, &ids[1])? && !is_named(&scene, &ids[0])?);
+    for id in ids {
+        scene.crictl.ok(&["rmi", &id])?;
+    }
+    oracle.nothing_left()
+}
+
 /// A pulled image that is removed leaves no file, and one in use keeps its containers alive.
 #[test]
 fn a_removed_image_is_gone() -> Result<()> {

@@ -1,4 +1,4 @@
-//! Images: pull, import, list, look up, remove.
+//! Images: pull, import, tag, list, look up, remove.
 
 use std::sync::Arc;
 
@@ -75,6 +75,13 @@ impl Client {
         feeder.abort();
         let images = answer.map_err(ClientError::refused("import"))?.into_inner().images;
         Ok(images.into_iter().map(own_image).collect())
+    }
+
+    /// Gives an image a further name.
+    pub async fn tag(&self, image: &str, reference: &str) -> Result<(), ClientError> {
+        let request = holdfast::TagRequest { image: image.to_owned(), reference: reference.to_owned() };
+        let answer = self.own_images().tag(request).await;
+        answer.map(drop).map_err(ClientError::refused(format!("tag image {image}")))
     }
 
     /// All images.

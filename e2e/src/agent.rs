@@ -29,6 +29,8 @@ pub struct Settings {
     pub image: String,
     /// More lines for the table `runtime`.
     pub runtime: String,
+    /// The `[network] mode`; `None`: the program's own default.
+    pub network_mode: Option<&'static str>,
     /// The `[network.cni] bin_dirs`.
     pub cni_bin_dirs: Vec<PathBuf>,
     /// Mirrors in the form of hosts.toml: host name and the server that stands in for it.
@@ -50,6 +52,7 @@ impl Settings {
             more: String::new(),
             image: String::new(),
             runtime: String::new(),
+            network_mode: Some("auto"),
             cni_bin_dirs: vec![place::cni_plugins()],
             mirrors: Vec::new(),
             environment: Vec::new(),
@@ -101,9 +104,10 @@ impl Settings {
         for (name, server) in &self.mirrors {
             write_mirror(&hosts, name, server)?;
         }
+        let mode = self.network_mode.map(|mode| format!("[network]\nmode = \"{mode}\"\n"));
         let text = format!(
             "root = \"{}\"\nstate = \"{}\"\nlisten = \"{}\"\ncgroup_driver = \"{}\"\ndefault_cgroup_parent = \"{}\"\n\
-             log_level = \"debug\"\n{}\n[image]\nregistry_config_dir = \"{}\"\n{}\n[network.cni]\nconf_dir = \"{}\"\n\
+             log_level = \"debug\"\n{}\n[image]\nregistry_config_dir = \"{}\"\n{}\n{}[network.cni]\nconf_dir = \"{}\"\n\
              bin_dirs = {:?}\n[runtime]\n{}\n[cdi]\nspec_dirs = {:?}\n[network.embedded]\nbridge = \"{}\"\nsubnets = [\"10.213.0.0/24\", \"fd68:6f6c:6401::/64\"]\n",
             self.root().display(),
             self.state().display(),
@@ -113,6 +117,7 @@ impl Settings {
             self.more,
             hosts.display(),
             self.image,
+            mode.unwrap_or_default(),
             self.cni_conf_dir().display(),
             self.cni_bin_dirs,
             self.runtime,

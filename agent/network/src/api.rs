@@ -25,6 +25,8 @@ pub struct AddRequest {
     pub annotations: Map,
     /// Name resolution, for CNI's dns capability.
     pub dns: DnsConfig,
+    /// The pod's cgroup as the client named its parent, for CNI's cgroupPath capability.
+    pub cgroup_path: Option<String>,
 }
 
 /// The network that a pod has.

@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 
 use holdfast_record::Durable;
+use serde::{Deserialize, Serialize};
 
 /// Everything that [`crate::Network::start`] needs to know.
 #[derive(Debug, Clone)]
 pub struct NetworkConfig {
-    /// Where CNI is configured; without a configuration there the embedded network serves the pods.
+    /// Which network serves the pods.
+    pub mode: Mode,
+    /// Where CNI is configured.
     pub cni: CniConfig,
     /// The embedded network.
     pub embedded: EmbeddedConfig,
@@ -19,6 +22,20 @@ pub struct NetworkConfig {
     pub durable: Durable,
     /// `/proc/sys/kernel/random/boot_id`: records of another boot describe nothing that still exists.
     pub boot_id: String,
+}
+
+/// `[network] mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// CNI plugins. Without a configuration the network is not ready, so that a node takes no pods before its network
+    /// add-on has written one: what they got would be another network, for as long as they live.
+    Cni,
+    /// The embedded network, whatever CNI configuration there is.
+    Embedded,
+    /// The embedded network until a CNI configuration was ever loaded, CNI from then on: over restarts, and also when the
+    /// configuration goes away again.
+    Auto,
 }
 
 /// `[network.cni]`.

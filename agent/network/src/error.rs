@@ -100,12 +100,21 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// There is no CNI configuration, and nothing else may serve. The first words are containerd's, which people search for.
+    #[error(
+        "cni plugin not initialized: there is no CNI configuration in {}: install a network add-on that writes one, or set network.mode = \"embedded\"",
+        dir.display()
+    )]
+    NoCni {
+        /// `[network.cni] conf_dir`.
+        dir: PathBuf,
+    },
     /// A CNI plugin said no.
     #[error("CNI plugin {plugin} {command}: {message}")]
     Plugin {
         /// `type` of the plugin.
         plugin: String,
-        /// ADD, DEL, CHECK.
+        /// ADD, DEL, CHECK, STATUS or GC.
         command: &'static str,
         /// What it said, with its code.
         message: String,

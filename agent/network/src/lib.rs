@@ -8,6 +8,7 @@
 //! Nothing here changes the namespace of a tokio worker: work inside a pod is done by a thread that enters and ends.
 
 mod api;
+mod choice;
 mod cni;
 mod config;
 mod debt;
@@ -15,6 +16,7 @@ mod embedded;
 mod error;
 #[cfg(all(test, feature = "failpoints"))]
 mod failpoint_tests;
+mod gc;
 mod netlink;
 mod network;
 mod owed;
@@ -31,7 +33,7 @@ mod testing;
 mod thread;
 
 pub use api::{AddRequest, InterfaceStats, NetworkStatus, OwedDel, PodNetwork};
-pub use config::{CniConfig, EmbeddedConfig, NetworkConfig};
+pub use config::{CniConfig, EmbeddedConfig, Mode, NetworkConfig};
 pub use error::Error;
 pub use netlink::NetlinkError;
 pub use network::Network;

@@ -11,14 +11,16 @@ use std::{
 use holdfast_model::{PodId, chain};
 use holdfast_record::Durable;
 use tokio::{
-    sync::{Notify, OwnedMutexGuard},
+    sync::{Notify, OwnedMutexGuard, RwLock},
     time::timeout_at,
 };
 
 use crate::{
-    AddRequest, Error, InterfaceStats, NetworkConfig, NetworkStatus, OwedDel, PodNetwork,
+    AddRequest, Error, InterfaceStats, Mode, NetworkConfig, NetworkStatus, OwedDel, PodNetwork,
+    choice::{Choice, Chooser},
     cni::{Cni, PLUGIN_LIMIT, conf::ConfList, result::addresses},
     embedded::{Embedded, Host, pod::IFNAME, pod::link_name, reaper},
+    gc,
     netlink::{Socket, link},
     owed,
     record::{CniRecord, HostPort, Phase, PodKind, Record},
@@ -41,10 +43,13 @@ pub struct Network {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) boot_id: String,
-    store: Store,
+    pub(crate) store: Store,
     state: Mutex<State>,
+    pub(crate) chooser: Chooser,
     pub(crate) embedded: Embedded,
-    pub(crate) cni: Cni,
+    pub(crate) cni: Arc<Cni>,
+    /// Held for reading while plugins work for a pod, for writing by GC.
+    pub(crate) plugins: RwLock<()>,
     pub(crate) limits: Limits,
     preflight: Mutex<Preflight>,
     pub(crate) reaper: Arc<Notify>,
@@ -87,22 +92,30 @@ impl Network {
 
     /// As [`Self::start`], with other limits.
     pub(crate) async fn start_with(config: NetworkConfig, limits: Limits) -> Result<Self, Error> {
-        let NetworkConfig { cni, embedded, state_dir, netns_dir, durable, boot_id } = config;
+        let NetworkConfig { mode, cni, embedded, state_dir, netns_dir, durable, boot_id } = config;
         let boot = boot_id.clone();
-        let (store, loaded) = thread::blocking("network", move || load(&state_dir, durable, &boot)).await?;
+        let (store, loaded, is_noted) =
+            thread::blocking("network", move || load(&state_dir, durable, &boot)).await?;
         let embedded = Embedded::new(&embedded, store.clone(), boot_id.clone())?;
-        let cni = Cni::new(cni, netns_dir, limits.plugin);
+        let cni = Arc::new(Cni::new(cni, netns_dir, limits.plugin));
         let torn = loaded.torn.clone();
         let mut state = State::default();
         state.load(loaded);
         let strays = embedded.strays(state.links()).await?;
         // A link says whose it was; of others the plugins know.
         let lost = torn.into_iter().filter(|pod| strays.iter().all(|stray| stray.pod.as_ref() != Some(pod)));
-        let stand_ins = lost.filter_map(|pod| cni.stand_in(pod, &boot_id)).collect();
-        state.load(Loaded { records: stand_ins, ..Loaded::default() });
+        if mode != Mode::Embedded
+            && let Ok(Some(list)) = cni.list().await
+        {
+            let stand_ins = lost.map(|pod| cni.stand_in(&list, pod, &boot_id)).collect();
+            state.load(Loaded { records: stand_ins, ..Loaded::default() });
+        }
+        let cni_was_there = is_noted || state.records().any(|record| !record.is_embedded());
         state.set_strays(strays);
         let inner = Arc::new(Inner {
+            chooser: Chooser::new(mode, cni_was_there),
             cni,
+            plugins: RwLock::default(),
             embedded,
             boot_id,
             store,
@@ -120,11 +133,16 @@ impl Network {
         Ok(Self { inner })
     }
 
-    /// Whether pods can have a network now: from CNI where it is configured (a few calls of stat), else from the
-    /// embedded network, whose verdict is renewed in the background.
-    pub fn status(&self) -> NetworkStatus {
-        if let Some(status) = self.inner.cni.status() {
-            return status;
+    /// Whether pods can have a network now: by the plugins' own word (STATUS), where CNI serves; else that of the embedded
+    /// network, which is renewed in the background. Answers within seconds whatever hangs.
+    pub async fn status(&self) -> NetworkStatus {
+        match self.inner.choose().await {
+            Ok(Choice::Cni(list)) => return self.inner.cni.status(&list).await,
+            Ok(Choice::Embedded) => {}
+            Err(error @ Error::NoCni { .. }) => {
+                return NetworkStatus::not_ready("NetworkPluginNotReady", chain(&error));
+            }
+            Err(error) => return NetworkStatus::not_ready("CNIConfigInvalid", chain(&error)),
         }
         self.inner.clone().look_ahead_later();
         match &self.inner.preflight().problem {
@@ -193,6 +211,12 @@ impl Network {
             self.inner.state().is_leaving(pod);
         }
         self.inner.recover(known).await;
+        gc::spawn(&self.inner);
+    }
+
+    /// Which network serves the pods, by configuration.
+    pub fn mode(&self) -> Mode {
+        self.inner.chooser.mode()
     }
 
     /// Removes the bridge, its nftables table and their record, if no pod is on it: for an agent that goes for good.
@@ -216,8 +240,8 @@ impl Network {
     }
 }
 
-/// Reads the records. Those of the embedded network of another boot are over: its links are gone.
-fn load(dir: &Path, durable: Durable, boot_id: &str) -> Result<(Store, Loaded), Error> {
+/// Reads the records, and whether CNI has served here. Those of the embedded network of another boot are over: its links are gone.
+fn load(dir: &Path, durable: Durable, boot_id: &str) -> Result<(Store, Loaded, bool), Error> {
     let store = Store::open(dir, durable)?;
     let mut loaded = store.load(boot_id)?;
     loaded.records.retain(|record| {
@@ -227,7 +251,8 @@ fn load(dir: &Path, durable: Durable, boot_id: &str) -> Result<(Store, Loaded), 
         }
         !is_over
     });
-    Ok((store, loaded))
+    let cni_is_noted = store.cni_is_noted()?;
+    Ok((store, loaded, cni_is_noted))
 }
 
 fn stats(link: link::Link) -> InterfaceStats {
@@ -342,7 +367,7 @@ impl Inner {
     ) -> Result<PodNetwork, Error> {
         let ports = host_ports(&request.port_mappings)?;
         let pod = request.pod.clone();
-        let made = if let Some(list) = self.cni.list()? {
+        let made = if let Choice::Cni(list) = self.choose().await? {
             // Without a plugin for them they are nobody's.
             let ports = if list.has_capability("portMappings") { ports } else { Vec::new() };
             self.await_ports(&pod, &ports).await;
@@ -397,7 +422,10 @@ impl Inner {
             self.state().remove(&record.pod);
             return Err(error);
         }
-        cni.result = Some(self.cni.add(&record, &cni, netns).await?);
+        cni.result = Some({
+            let _at_work = self.plugins.read().await;
+            self.cni.add(&record, &cni, netns).await?
+        });
         let up = |record: &mut Record| {
             record.network = PodKind::Cni(Box::new(cni));
             record.phase = Phase::Up;

@@ -180,7 +180,10 @@ impl Inner {
             if begun.plugins_at_large && !is_over {
                 self.cni.end_plugins(pod).await?;
             }
-            self.cni.del(record, cni, is_over).await?;
+            {
+                let _at_work = self.plugins.read().await;
+                self.cni.del(record, cni, is_over).await?;
+            }
             self.state().update(pod, |record| {
                 record.ports.clear();
                 record.unpinning = true;

@@ -95,6 +95,11 @@ impl State {
         }
     }
 
+    /// Whether the records of all pods could be read.
+    pub(crate) fn knows_all(&self) -> bool {
+        self.newer.is_empty()
+    }
+
     /// Takes in links without a record, with the addresses that they hold.
     pub(crate) fn set_strays(&mut self, strays: Vec<Stray>) {
         strays.iter().flat_map(|stray| &stray.addresses).for_each(|address| self.take(*address));

@@ -46,7 +46,7 @@ enum Content<T> {
     Torn(String),
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Versioned {
     version: u32,
 }
@@ -127,6 +127,20 @@ impl Store {
     /// Removes the bridge's record.
     pub(crate) fn remove_bridge(&self) -> Result<(), Error> {
         remove(&self.bridge())
+    }
+
+    /// Whether [`Self::note_cni`] was called, ever.
+    pub(crate) fn cni_is_noted(&self) -> Result<bool, Error> {
+        read(&self.cni()).map(|note| note.is_some())
+    }
+
+    /// Writes down that CNI has served here.
+    pub(crate) fn note_cni(&self) -> Result<(), Error> {
+        self.write(self.cni(), &Versioned { version: VERSION })
+    }
+
+    fn cni(&self) -> PathBuf {
+        self.dir.join("cni.json")
     }
 
     fn pods(&self) -> PathBuf {

@@ -15,7 +15,7 @@ use holdfast_model::{Map, PodId, PortMapping};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::{
-    AddRequest, CniConfig, EmbeddedConfig, NetworkConfig,
+    AddRequest, CniConfig, EmbeddedConfig, Mode, NetworkConfig,
     netlink::{
         Socket, addr,
         link::{self, Link, Veth},
@@ -83,6 +83,7 @@ pub(crate) const BOOT: &str = "boot-1";
 pub(crate) fn config(dir: &Path) -> NetworkConfig {
     std::fs::create_dir_all(dir.join("net.d")).unwrap();
     NetworkConfig {
+        mode: Mode::Auto,
         cni: CniConfig {
             conf_dir: dir.join("net.d"),
             bin_dirs: vec![dir.join("bin"), "/usr/lib/cni".into()],
@@ -106,6 +107,7 @@ pub(crate) fn request(name: &str, netns: &OwnedFd) -> AddRequest {
         port_mappings: Vec::new(),
         annotations: Map::new(),
         dns: holdfast_model::DnsConfig::default(),
+        cgroup_path: None,
     }
 }
 

@@ -166,7 +166,10 @@ mod tests {
         let cases = [
             ("rood = \"/x\"", "config.toml:1: unknown field `rood`, expected one of"),
             ("\n\n[image]\nparallel = 3", "config.toml:4: unknown field `parallel`, expected one of"),
-            ("[network.embeded]\n", "config.toml:1: unknown field `embeded`, expected `cni` or `embedded`"),
+            (
+                "[network.embeded]\n",
+                "config.toml:1: unknown field `embeded`, expected one of `mode`, `cni`, `embedded`",
+            ),
             ("# one\nroot = \"x\"", "config.toml:2: root: \"x\" is not an absolute path"),
             ("root = 3", "config.toml:1: root: invalid type: integer"),
             ("log_level = \"loud\"", "config.toml:1: log_level: unknown variant `loud`, expected one of"),

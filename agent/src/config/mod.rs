@@ -16,6 +16,7 @@ use std::{
 };
 
 use holdfast_cgroup::DriverSetting;
+use holdfast_network::Mode;
 use oci_spec::runtime::{PosixRlimit, PosixRlimitType};
 use serde::{Deserialize, Serialize};
 
@@ -91,6 +92,9 @@ pub struct ImageSection {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NetworkSection {
+    /// Which network serves the pods; `None`: CNI for `holdfast serve`, the embedded network for `holdfast run`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
     /// `[network.cni]`.
     pub cni: CniSection,
     /// `[network.embedded]`.
@@ -267,6 +271,13 @@ impl RuntimeSection {
 }
 
 impl Config {
+    /// This configuration with a network mode, if it names none.
+    #[must_use]
+    pub fn with_network_mode(mut self, mode: Mode) -> Self {
+        self.network.mode.get_or_insert(mode);
+        self
+    }
+
     /// The file system path of `listen`.
     pub fn listen_path(&self) -> PathBuf {
         PathBuf::from(self.listen.strip_prefix(form::UNIX).unwrap_or(&self.listen))

@@ -27,7 +27,7 @@ const HEAD: &str = "\
 # Files of conf.d beside this one (*.toml, by name) are merged on top.
 ";
 
-const KEYS: [Key; 31] = [
+const KEYS: [Key; 32] = [
     key("", "root", "Pods, containers and images. Survives a reboot. One agent at a time uses it."),
     key("", "state", "Sockets, pins and process facts. Dies with the boot. One agent at a time uses it."),
     key("", "listen", "The socket that kubelet and crictl connect to."),
@@ -69,11 +69,16 @@ const KEYS: [Key; 31] = [
     ),
     key("image", "max_parallel_downloads", "Layers downloaded at once, over all pulls."),
     key("image", "progress_timeout_s", "A registry that sends nothing for so many seconds is given up."),
-    key(
-        "network.cni",
-        "conf_dir",
-        "CNI configuration lists. While there is one, the CNI plugins serve the pods.",
+    unset(
+        "network",
+        "mode",
+        "\"cni\": the plugins of network.cni; the node is NotReady until there is a configuration.\n\
+         \"embedded\": the bridge of network.embedded, whatever CNI configuration there is.\n\
+         \"auto\": embedded until there was a CNI configuration, CNI from then on.\n\
+         Not set: cni for `holdfast serve`, embedded for `holdfast run` where no agent serves.",
+        "\"cni\"",
     ),
+    key("network.cni", "conf_dir", "CNI configuration lists. The first one by name counts."),
     key("network.cni", "bin_dirs", "Directories of the CNI plugins."),
     key("network.embedded", "bridge", "Name of the bridge and of the nftables table, at most 15 letters."),
     key(
@@ -207,6 +212,7 @@ mod tests {
             shim_program: Some("/s".into()),
             ..Config::default()
         };
+        config.network.mode = Some(holdfast_network::Mode::Auto);
         config.network.embedded.mtu = Some(9000);
         config.streaming.advertise = Some("node".into());
         config.streaming.tls_cert = Some("/c".into());

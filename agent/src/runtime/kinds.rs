@@ -59,9 +59,11 @@ pub fn network(error: &holdfast_network::Error) -> Kind {
         Of::PortInUse { .. } | Of::Exists { .. } => Kind::AlreadyExists,
         Of::Exhausted { .. } => Kind::ResourceExhausted,
         Of::NotFound { .. } => Kind::NotFound,
-        Of::Config(_) | Of::Collision { .. } | Of::Foreign { .. } | Of::CniConfig { .. } => {
-            Kind::FailedPrecondition
-        }
+        Of::Config(_)
+        | Of::Collision { .. }
+        | Of::Foreign { .. }
+        | Of::CniConfig { .. }
+        | Of::NoCni { .. } => Kind::FailedPrecondition,
         Of::Timeout { .. } => Kind::DeadlineExceeded,
         Of::Missing { .. } => Kind::Unavailable,
         Of::Io { source, .. } => io_kind(source),

@@ -237,6 +237,7 @@ impl Runtime {
                 dns: record.config.dns.clone(),
                 port_mappings: record.config.port_mappings.clone(),
                 annotations: record.config.annotations.clone(),
+                cgroup_path: Some(record.config.cgroup_parent.clone()).filter(|path| !path.is_empty()),
             })
             .await
             .map_err(|source| Error::Network {

@@ -10,7 +10,7 @@ use std::{
 
 use holdfast_cgroup::Cgroups;
 use holdfast_image::{RegistrySettings, Store, StoreConfig};
-use holdfast_network::{CniConfig, EmbeddedConfig, Network, NetworkConfig};
+use holdfast_network::{CniConfig, EmbeddedConfig, Mode, Network, NetworkConfig};
 use holdfast_pod::executable;
 use holdfast_record::Durable;
 use holdfast_spec::{HostFacts, seccomp};
@@ -177,6 +177,7 @@ fn boot_id() -> Result<String, std::io::Error> {
 fn network_config(config: &Config, durable: Durable, boot_id: &str) -> NetworkConfig {
     let network = &config.network;
     NetworkConfig {
+        mode: network.mode.unwrap_or(Mode::Cni),
         cni: CniConfig { conf_dir: network.cni.conf_dir.clone(), bin_dirs: network.cni.bin_dirs.clone() },
         embedded: EmbeddedConfig {
             bridge: network.embedded.bridge.clone(),

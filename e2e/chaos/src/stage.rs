@@ -242,7 +242,7 @@ impl Stage {
         cri.runtime.remove_pod_sandbox(request).await.context("RemovePodSandbox").map(drop)
     }
 
-    /// Whether ours finds a CNI configuration at its next look.
+    /// Whether ours uses CNI from its next start on.
     pub fn use_cni(&self, cni: bool) -> Result<()> {
         let Kind::Ours(settings) = self.daemon.kind() else { return Ok(()) };
         conf_list(settings, cni)
@@ -326,7 +326,6 @@ fn ours(dir: &Path, registry: &Registry, setup: &Setup) -> Result<Settings> {
     settings.runtime.clone_from(&setup.runtime);
     settings.cni_bin_dirs.insert(0, dir.join("plugins"));
     fs::create_dir(dir.join("plugins")).context("make a directory for plugins")?;
-    settings.write()?;
     conf_list(&settings, setup.cni)?;
     ensure!(place::holdfast().exists(), "{} is not there", place::holdfast().display());
     Ok(settings)
@@ -339,6 +338,7 @@ const CONF_LIST: &str = "10-chaos.conflist";
 fn conf_list(settings: &Settings, there: bool) -> Result<()> {
     let file = settings.cni_conf_dir().join(CONF_LIST);
     if !there {
+        set_mode(settings, "embedded")?;
         return match fs::remove_file(&file) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("remove {}", file.display()))
@@ -357,9 +357,14 @@ fn conf_list(settings: &Settings, there: bool) -> Result<()> {
 }
 
 fn write_conf_list(settings: &Settings, plugins: &[Value]) -> Result<()> {
+    set_mode(settings, "cni")?;
     let file = settings.cni_conf_dir().join(CONF_LIST);
     let list = json!({"cniVersion": "1.0.0", "name": "chaos", "plugins": plugins});
     fs::write(&file, list.to_string()).with_context(|| format!("write {}", file.display()))
+}
+
+fn set_mode(settings: &Settings, mode: &'static str) -> Result<()> {
+    Settings { network_mode: Some(mode), ..settings.clone() }.write()
 }
 
 /// Addresses from files below the run's directory.

@@ -48,6 +48,58 @@ fn plugins_are_used_when_there_is_a_configuration() -> Result<()> {
     })
 }
 
+/// The agent's own default, as containerd and CRI-O have it: before the network add-on has written its configuration the node
+/// is not ready, pods on the host's network run (the add-on is one), and no other pod gets another network.
+#[test]
+fn a_node_waits_for_its_network() -> Result<()> {
+    mounts_as_after_a_first_pod()?;
+    let Some(mut scene) = Scene::ours_with(|settings| settings.network_mode = None)? else { return Ok(()) };
+    scene.crictl.ok(&["pull", BUSYBOX])?;
+    let mut add_on = pod(&scene.dir, "add-on");
+    add_on["linux"]["security_context"]["namespace_options"]["network"] = holdfast_e2e::specs::NODE.into();
+    let run_add_on = |scene: &Scene| -> Result<String> {
+        let pod_id = scene.run_pod(&add_on)?;
+        scene.start(&pod_id, &add_on, &sleeper("main", BUSYBOX))?;
+        Ok(pod_id)
+    };
+    scene.remove_pod(&run_add_on(&scene)?)?;
+    let mut oracle = Oracle::look(scene.scope())?;
+    let ready = |scene: &Scene| -> Result<serde_json::Value> {
+        let info = scene.crictl.json(&["info"])?;
+        let conditions = info["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.into_iter().find(|is| is["type"] == "NetworkReady").context("no condition NetworkReady")
+    };
+    let is_waiting = |scene: &Scene| -> Result<()> {
+        let status = ready(scene)?;
+        let message = status["message"].as_str().unwrap_or_default();
+        ensure!(status["status"] == false && status["reason"] == "NetworkPluginNotReady", "{status}");
+        ensure!(message.starts_with("cni plugin not initialized") && message.contains("net.d"), "{status}");
+        let config = holdfast_e2e::specs::write(&scene.dir, &pod(&scene.dir, "early"))?;
+        let refusal = scene.crictl.refused(&["runp", &config.to_string_lossy()])?;
+        ensure!(
+            refusal.code == "FailedPrecondition" && refusal.text.contains("cni plugin not init"),
+            "{refusal:?}"
+        );
+        ensure!(scene.crictl.ok(&["pods", "-q", "--name", "early"])?.is_empty(), "the pod is listed");
+        Ok(())
+    };
+    is_waiting(&scene)?;
+    let add_on_id = run_add_on(&scene)?;
+    scene.agent()?.crash()?;
+    is_waiting(&scene)?;
+    oracle.agent_is_now(scene.agent()?.pid());
+    scene.remove_pod(&add_on_id)?;
+    if place::cni_plugins().join("bridge").exists() {
+        configure(&mut scene, "hfe2ecni1", "10.213.203.0/24")?;
+        ensure!(ready(&scene)?["status"] == true, "{}", ready(&scene)?);
+        life(&scene, "10.213.203.")?;
+        fs::remove_file(scene.agent()?.settings.cni_conf_dir().join("10-e2e.conflist"))?;
+        is_waiting(&scene)?;
+        let _ = process::stdout("ip", ["link", "del", "hfe2ecni1"]);
+    }
+    oracle.nothing_left()
+}
+
 /// A plugin that fails undoes the pod, and its words are in the error.
 #[test]
 fn a_failing_plugin_fails_the_pod() -> Result<()> {

@@ -98,7 +98,7 @@ impl Place {
         format!(
             "root = \"{}\"\nstate = \"{state}\"\nlisten = \"unix://{socket}\"\nlog_level = \"warn\"\n\
              default_cgroup_parent = \"{}\"\n\
-             [network.cni]\nconf_dir = \"{state}/no-cni\"\n\
+             [network]\nmode = \"embedded\"\n\
              [network.embedded]\nbridge = \"hfx0\"\nsubnets = [\"10.213.0.0/20\", \"fd68:6f6c:6407::/64\"]\n",
             self.root.join("data").display(),
             self.cgroup_parent(),

@@ -58,6 +58,9 @@ pub(super) fn capability_args(request: &AddRequest, ports: &[HostPort]) -> Resul
     if let Some(bandwidth) = bandwidth(request)? {
         args.insert("bandwidth".to_owned(), bandwidth);
     }
+    if let Some(path) = &request.cgroup_path {
+        args.insert("cgroupPath".to_owned(), json!(path));
+    }
     if !request.annotations.is_empty() {
         args.insert("io.kubernetes.cri.pod-annotations".to_owned(), json!(request.annotations));
     }

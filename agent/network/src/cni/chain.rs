@@ -1,7 +1,8 @@
-//! The chain of a list's plugins: ADD forwards, DEL backwards, CHECK.
+//! The chain of a list's plugins: ADD forwards, DEL backwards, CHECK; and STATUS and GC, which are about no pod.
 
 use std::{path::PathBuf, time::Duration};
 
+use holdfast_model::PodId;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -15,10 +16,11 @@ use crate::{Error, embedded::pod::IFNAME};
 #[derive(Debug)]
 pub(super) struct Chain<'a> {
     pub(super) list: &'a ConfList,
+    /// Nothing for STATUS and GC.
     pub(super) container_id: &'a str,
     pub(super) netns: &'a str,
     pub(super) args: &'a str,
-    pub(super) capability_args: &'a Map<String, Value>,
+    pub(super) capability_args: Option<&'a Map<String, Value>>,
     pub(super) bin_dirs: &'a [PathBuf],
     pub(super) limit: Duration,
 }
@@ -62,11 +64,50 @@ impl Chain<'_> {
         Ok(())
     }
 
+    /// Asks every plugin whether it can serve ADD; success where the version has no STATUS.
+    pub(super) async fn status(&self) -> Result<(), Error> {
+        if !self.list.has_status_and_gc() {
+            return Ok(());
+        }
+        for plugin in &self.list.plugins {
+            self.call("STATUS", plugin, None).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells every plugin which attachments there are, container id and interface: what it keeps for others may go.
+    pub(super) async fn gc(&self, valid: &[PodId]) -> Result<(), Error> {
+        if self.list.disable_gc || !self.list.has_status_and_gc() {
+            return Ok(());
+        }
+        let valid = valid.iter().map(|pod| json!({"containerID": pod, "ifname": IFNAME})).collect();
+        let mut errors = Vec::new();
+        for plugin in &self.list.plugins {
+            let mut conf = self.conf(plugin);
+            conf.insert("cni.dev/valid-attachments".to_owned(), Value::Array(Vec::clone(&valid)));
+            errors.extend(self.run("GC", plugin, conf).await.err());
+        }
+        Error::collect(errors)
+    }
+
     async fn call(
         &self,
         command: &'static str,
         plugin: &PluginConf,
         previous: Option<&Value>,
+    ) -> Result<Vec<u8>, Error> {
+        let mut conf = self.conf(plugin);
+        if let Some(previous) = previous {
+            conf.insert("prevResult".to_owned(), previous.clone());
+        }
+        self.run(command, plugin, conf).await
+    }
+
+    async fn run(
+        &self,
+        command: &'static str,
+        plugin: &PluginConf,
+        conf: Map<String, Value>,
     ) -> Result<Vec<u8>, Error> {
         let call = Call {
             plugin: &plugin.kind,
@@ -74,8 +115,8 @@ impl Chain<'_> {
             container_id: self.container_id,
             netns: self.netns,
             args: self.args,
-            ifname: IFNAME,
-            input: self.input(plugin, previous),
+            ifname: if self.container_id.is_empty() { "" } else { IFNAME },
+            input: Value::Object(conf).to_string().into_bytes(),
             bin_dirs: self.bin_dirs,
             limit: self.limit,
         };
@@ -83,21 +124,18 @@ impl Chain<'_> {
     }
 
     /// The plugin's configuration with what libcni adds to it.
-    fn input(&self, plugin: &PluginConf, previous: Option<&Value>) -> Vec<u8> {
+    fn conf(&self, plugin: &PluginConf) -> Map<String, Value> {
         let mut conf = plugin.conf.clone();
         conf.insert("cniVersion".to_owned(), json!(self.list.version));
         conf.insert("name".to_owned(), json!(self.list.name));
         let runtime: Map<String, Value> = plugin
             .capabilities
             .iter()
-            .filter_map(|name| Some((name.clone(), self.capability_args.get(name)?.clone())))
+            .filter_map(|name| Some((name.clone(), self.capability_args?.get(name)?.clone())))
             .collect();
         if !runtime.is_empty() {
             conf.insert("runtimeConfig".to_owned(), Value::Object(runtime));
         }
-        if let Some(previous) = previous {
-            conf.insert("prevResult".to_owned(), previous.clone());
-        }
-        Value::Object(conf).to_string().into_bytes()
+        conf
     }
 }

@@ -6,7 +6,7 @@ use std::{
     time::SystemTime,
 };
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::Error;
 
@@ -26,6 +26,9 @@ pub(crate) struct ConfList {
     /// The version that is spoken with the plugins.
     pub(crate) version: &'static str,
     pub(crate) disable_check: bool,
+    pub(crate) disable_gc: bool,
+    /// `loadOnlyInlinedPlugins`: the folder of the network's name counts for nothing.
+    pub(crate) only_inlined: bool,
     pub(crate) plugins: Vec<PluginConf>,
 }
 
@@ -40,21 +43,40 @@ pub(crate) struct PluginConf {
     pub(crate) conf: Map<String, Value>,
 }
 
-/// What the directory looked like: when it differs, it is read again.
+/// Path, time of change and size of each file: when one differs, they are read again.
 pub(crate) type Fingerprint = Vec<(PathBuf, Option<SystemTime>, u64)>;
+
+/// Extensions of configurations (libcni).
+const LISTS: [&str; 3] = ["conf", "conflist", "json"];
+/// Extension of the plugins' files in the folder of a network (CNI specification 1.1).
+const FOLDED: [&str; 1] = ["conf"];
 
 /// Files that may be configurations, by name.
 pub(crate) fn fingerprint(dir: &Path) -> Result<Fingerprint, Error> {
+    files(dir, &LISTS)
+}
+
+/// Plugins of a list that stand in files of their own: in the folder of the network's name beside the list.
+pub(crate) fn folder(list: &ConfList) -> Result<Fingerprint, Error> {
+    match list.file.parent() {
+        Some(dir) if !list.only_inlined => files(&dir.join(&list.name), &FOLDED),
+        _ => Ok(Vec::new()),
+    }
+}
+
+fn files(dir: &Path, extensions: &[&str]) -> Result<Fingerprint, Error> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
         Err(error) => return Err(Error::io(format!("read {}", dir.display()))(error)),
     };
     let mut files = Fingerprint::new();
     for entry in entries {
         let path = entry.map_err(Error::io(format!("read {}", dir.display())))?.path();
         let extension = path.extension().and_then(|extension| extension.to_str());
-        if matches!(extension, Some("conf" | "conflist" | "json")) {
+        if extension.is_some_and(|extension| extensions.contains(&extension)) {
             files.extend(look(path)?);
         }
     }
@@ -73,14 +95,37 @@ fn look(path: PathBuf) -> Result<Option<(PathBuf, Option<SystemTime>, u64)>, Err
     }
 }
 
-/// Reads the first of the files.
+/// Reads the first of the files, without what its network's folder holds.
 pub(crate) fn read(files: &Fingerprint) -> Result<Option<ConfList>, Error> {
     let Some((path, _, size)) = files.first() else { return Ok(None) };
-    if *size > MOST_BYTES {
+    parse_file(path, &content(path, *size)?).map(Some)
+}
+
+/// The list with the plugins of its network's folder at its end. From then on all of them stand in the list.
+pub(crate) fn with_folder(list: ConfList, folder: &Fingerprint) -> Result<ConfList, Error> {
+    if folder.is_empty() {
+        let missing = list.plugins.is_empty().then(|| bad(&list.file, "plugins is missing or empty"));
+        return missing.map_or(Ok(list), Err);
+    }
+    let mut raw = list.raw;
+    for (path, _, size) in folder {
+        let value: Value = serde_json::from_slice(&content(path, *size)?)
+            .map_err(|error| bad(path, &format!("is not JSON: {error}")))?;
+        parse_plugin(path, 0, &value)?;
+        match raw["plugins"].as_array_mut() {
+            Some(plugins) => plugins.push(value),
+            None => raw["plugins"] = json!([value]),
+        }
+    }
+    raw["loadOnlyInlinedPlugins"] = json!(true);
+    parse_list(&list.file, raw)
+}
+
+fn content(path: &Path, size: u64) -> Result<Vec<u8>, Error> {
+    if size > MOST_BYTES {
         return Err(bad(path, "is larger than 1 MiB"));
     }
-    let bytes = fs::read(path).map_err(Error::io(format!("read {}", path.display())))?;
-    parse_file(path, &bytes).map(Some)
+    fs::read(path).map_err(Error::io(format!("read {}", path.display())))
 }
 
 /// A `.conflist` holds a list, `.conf` and `.json` hold one plugin's configuration.
@@ -104,6 +149,7 @@ pub(crate) fn parse_file(path: &Path, bytes: &[u8]) -> Result<ConfList, Error> {
         }
     }
     raw.insert("plugins".to_owned(), Value::Array(vec![value]));
+    raw.insert("loadOnlyInlinedPlugins".to_owned(), Value::Bool(true));
     parse_list(path, Value::Object(raw))
 }
 
@@ -115,20 +161,39 @@ pub(crate) fn parse_list(path: &Path, raw: Value) -> Result<ConfList, Error> {
         Some(_) => return Err(bad(path, "name is not a text")),
     };
     let version = version(path, &raw)?;
-    let disable_check = match raw.get("disableCheck") {
-        None => false,
-        Some(Value::Bool(value)) => *value,
+    let flag = |key: &str| match raw.get(key) {
+        None => Ok(false),
+        Some(Value::Bool(value)) => Ok(*value),
         // Older lists have it as a text.
-        Some(Value::String(text)) if text == "true" || text == "false" => text == "true",
-        Some(_) => return Err(bad(path, "disableCheck is neither true nor false")),
+        Some(Value::String(text)) if text == "true" || text == "false" => Ok(text == "true"),
+        Some(_) => Err(bad(path, &format!("{key} is neither true nor false"))),
     };
+    let (disable_check, disable_gc) = (flag("disableCheck")?, flag("disableGC")?);
+    let only_inlined = flag("loadOnlyInlinedPlugins")? || !is_plain(&name);
     let plugins = match raw.get("plugins") {
-        Some(Value::Array(plugins)) if !plugins.is_empty() => {
+        Some(Value::Array(plugins)) => {
             plugins.iter().enumerate().map(|(index, plugin)| parse_plugin(path, index, plugin)).collect()
         }
-        _ => Err(bad(path, "plugins is missing or empty")),
+        // They may stand in the folder.
+        None => Ok(Vec::new()),
+        Some(_) => Err(bad(path, "plugins is not a list")),
     }?;
-    Ok(ConfList { file: path.to_owned(), raw, name, version, disable_check, plugins })
+    Ok(ConfList {
+        file: path.to_owned(),
+        raw,
+        name,
+        version,
+        disable_check,
+        disable_gc,
+        only_inlined,
+        plugins,
+    })
+}
+
+/// A name as the specification wants it. Only such a one is looked for as a folder: another may lead out of the directory.
+fn is_plain(name: &str) -> bool {
+    let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(word)
 }
 
 fn parse_plugin(path: &Path, index: usize, plugin: &Value) -> Result<PluginConf, Error> {
@@ -176,6 +241,11 @@ impl ConfList {
         self.plugins.iter().any(|plugin| plugin.capabilities.iter().any(|capability| capability == name))
     }
 
+    /// Whether STATUS and GC are of its version.
+    pub(crate) fn has_status_and_gc(&self) -> bool {
+        self.version == "1.1.0"
+    }
+
     /// Whether CHECK, and the previous result for DEL, are of its version (0.4.0 and later).
     pub(crate) fn has_check(&self) -> bool {
         !self.version.starts_with("0.3.")
@@ -190,7 +260,8 @@ mod tests {
     use super::*;
 
     fn list(text: &str) -> Result<ConfList, Error> {
-        parse_file(Path::new("/etc/cni/net.d/10-x.conflist"), text.as_bytes())
+        let list = parse_file(Path::new("/etc/cni/net.d/10-x.conflist"), text.as_bytes())?;
+        with_folder(list, &Vec::new())
     }
 
     #[test]
@@ -224,6 +295,8 @@ mod tests {
             (r#"{"cniVersion":"0.1.0","name":"x","plugins":[{"type":"a"}]}"#, "cniVersion is 0.1.0"),
             (r#"{"cniVersion":"1.0.0","plugins":[{"type":"a"}]}"#, "name is missing"),
             (r#"{"cniVersion":"1.0.0","name":"x","plugins":[]}"#, "plugins is missing or empty"),
+            (r#"{"cniVersion":"1.0.0","name":"x"}"#, "plugins is missing or empty"),
+            (r#"{"cniVersion":"1.0.0","name":"x","plugins":{}}"#, "plugins is not a list"),
             (r#"{"cniVersion":"1.0.0","name":"x","plugins":[{}]}"#, "plugins[0].type is missing"),
             (
                 r#"{"cniVersion":"1.0.0","name":"x","plugins":[{"type":"../sh"}]}"#,
@@ -233,6 +306,10 @@ mod tests {
             (
                 r#"{"cniVersion":"1.0.0","name":"x","disableCheck":"no","plugins":[{"type":"a"}]}"#,
                 "disableCheck",
+            ),
+            (
+                r#"{"cniVersion":"1.1.0","name":"x","disableGC":1,"plugins":[{"type":"a"}]}"#,
+                "disableGC is neither true nor false",
             ),
         ];
         for (text, word) in table {
@@ -261,6 +338,40 @@ mod tests {
         let after = fingerprint(dir.path()).unwrap();
         assert_ne!(before, after);
         assert_eq!(read(&after).unwrap().unwrap().name, "a");
+    }
+
+    /// CNI 1.1: a folder of the network's name beside the list has more plugins, unless the list says that it has all.
+    #[test]
+    fn plugins_in_the_network_s_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder_of = |network: &str| dir.path().join(network);
+        let load = |text: &str| {
+            fs::write(dir.path().join("10.conflist"), text).unwrap();
+            let list = read(&fingerprint(dir.path()).unwrap())?.unwrap();
+            let files = folder(&list)?;
+            with_folder(list, &files)
+        };
+        let kinds =
+            |list: &ConfList| list.plugins.iter().map(|plugin| plugin.kind.clone()).collect::<Vec<_>>();
+        fs::create_dir(folder_of("net")).unwrap();
+        fs::write(folder_of("net").join("20-c.conf"), r#"{"type":"c"}"#).unwrap();
+        fs::write(folder_of("net").join("10-b.conf"), r#"{"type":"b","capabilities":{"mac":true}}"#).unwrap();
+        fs::write(folder_of("net").join("readme.json"), "no").unwrap();
+        let list = load(r#"{"cniVersion":"1.1.0","name":"net","plugins":[{"type":"a"}]}"#).unwrap();
+        assert_eq!(kinds(&list), ["a", "b", "c"]);
+        assert!(list.has_capability("mac") && list.has_status_and_gc());
+        assert_eq!(parse_list(&list.file, list.raw.clone()).unwrap(), list, "a record has all of them");
+        assert_eq!(kinds(&load(r#"{"cniVersion":"1.1.0","name":"net"}"#).unwrap()), ["b", "c"]);
+        let all =
+            r#"{"cniVersion":"1.1.0","name":"net","loadOnlyInlinedPlugins":true,"plugins":[{"type":"a"}]}"#;
+        assert_eq!(kinds(&load(all).unwrap()), ["a"]);
+        // A name that is no folder's leads nowhere.
+        fs::write(dir.path().join("x.conf"), r#"{"type":"x"}"#).unwrap();
+        let out = r#"{"cniVersion":"1.1.0","name":"../none","plugins":[{"type":"a"}]}"#;
+        assert_eq!(kinds(&load(out).unwrap()), ["a"]);
+        fs::write(folder_of("net").join("10-b.conf"), r#"{"kind":"b"}"#).unwrap();
+        let error = load(r#"{"cniVersion":"1.1.0","name":"net"}"#).unwrap_err().to_string();
+        assert!(error.contains("10-b.conf") && error.contains("type is missing"), "{error}");
     }
 
     /// Another network than the first one's would be the wrong one.
@@ -302,7 +413,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_json_is_a_list_or_an_error(value in json()) {
-            if let Ok(list) = parse_list(Path::new("x"), value) {
+            if let Ok(list) = parse_list(Path::new("x"), value).and_then(|list| with_folder(list, &Vec::new())) {
                 prop_assert!(!list.plugins.is_empty() && !list.name.is_empty());
                 prop_assert!(list.plugins.iter().all(|plugin| !plugin.kind.contains('/')));
             }

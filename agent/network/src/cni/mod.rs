@@ -1,10 +1,11 @@
-//! CNI: the configuration in force, and ADD, DEL and CHECK for a pod.
+//! CNI: the configuration in force, ADD, DEL and CHECK for a pod, and STATUS and GC.
 //!
 //! The first configuration of the directory counts, as in libcni; a broken one makes the node not ready, since the
 //! next one would be another network. Whether it changed is looked at when it is needed, by names, times and sizes.
 //! Each pod's record keeps the list that ADD used and its result, so that DEL undoes what was done.
 
 mod args;
+mod cache;
 mod chain;
 pub(crate) mod conf;
 mod convert;
@@ -14,21 +15,20 @@ mod pin;
 pub(crate) mod result;
 #[cfg(test)]
 mod tests;
+mod verdict;
 
 use std::{
     os::fd::OwnedFd,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use holdfast_model::PodId;
 use serde_json::Value;
+use tokio::time::timeout;
 
-use self::{
-    chain::Chain,
-    conf::{ConfList, Fingerprint},
-};
+use self::{cache::Cache, chain::Chain, conf::ConfList, verdict::Verdict};
 use crate::{
     AddRequest, CniConfig, Error, NetworkStatus,
     embedded::pod::IFNAME,
@@ -39,6 +39,8 @@ use crate::{
 
 /// How long one plugin may take: cloud networks need tens of seconds, and the kubelet gives up after 4 minutes.
 pub(crate) const PLUGIN_LIMIT: Duration = Duration::from_secs(90);
+/// How long a look at the configuration's directories may take.
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
 /// Index of the loopback device in every network namespace.
 const LOOPBACK: u32 = 1;
 
@@ -49,56 +51,65 @@ pub(crate) struct Cni {
     netns_dir: PathBuf,
     limit: Duration,
     cache: Mutex<Cache>,
-}
-
-#[derive(Debug, Default)]
-struct Cache {
-    /// `None`: never looked.
-    seen: Option<Fingerprint>,
-    list: Option<Arc<ConfList>>,
-    problem: Option<(PathBuf, String)>,
+    verdict: Verdict,
 }
 
 impl Cni {
     pub(crate) fn new(config: CniConfig, netns_dir: PathBuf, limit: Duration) -> Self {
-        Self { config, netns_dir, limit, cache: Mutex::default() }
+        Self { config, netns_dir, limit, cache: Mutex::default(), verdict: Verdict::default() }
     }
 
     /// The list in force; `None` if there is no configuration.
-    pub(crate) fn list(&self) -> Result<Option<Arc<ConfList>>, Error> {
-        let files = conf::fingerprint(&self.config.conf_dir)?;
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        if cache.seen.as_ref() != Some(&files) {
-            let (list, problem) = match conf::read(&files) {
-                Ok(list) => (list.map(Arc::new), None),
-                Err(Error::CniConfig { file, reason }) => (None, Some((file, reason))),
-                Err(error) => return Err(error),
-            };
-            *cache = Cache { seen: Some(files), list, problem };
-        }
-        match &cache.problem {
-            Some((file, reason)) => Err(Error::CniConfig { file: file.clone(), reason: reason.clone() }),
-            None => Ok(cache.list.clone()),
-        }
+    ///
+    /// # Errors
+    /// A mistake in it, and a directory that cannot be read within 5 s.
+    pub(crate) async fn list(self: &Arc<Self>) -> Result<Option<Arc<ConfList>>, Error> {
+        let cni = self.clone();
+        let look = thread::blocking("network", move || cni.look());
+        let stage = || format!("reading {}", self.config.conf_dir.display());
+        timeout(LOOK_LIMIT, look)
+            .await
+            .map_err(|_| Error::Timeout { stage: stage(), seconds: LOOK_LIMIT.as_secs() })?
     }
 
-    /// Whether CNI can serve pods; `None` if there is no configuration.
-    pub(crate) fn status(&self) -> Option<NetworkStatus> {
-        let list = match self.list() {
-            Ok(list) => list?,
-            Err(error) => {
-                return Some(NetworkStatus::not_ready("CNIConfigInvalid", holdfast_model::chain(&error)));
-            }
-        };
-        let missing =
-            list.plugins.iter().find(|plugin| exec::find(&plugin.kind, &self.config.bin_dirs).is_none());
-        Some(match missing {
-            None => NetworkStatus::ready(),
-            Some(plugin) => {
+    /// As [`Self::list`]. Blocking.
+    fn look(&self) -> Result<Option<Arc<ConfList>>, Error> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner).list(&self.config.conf_dir)
+    }
+
+    /// Where configurations are looked for.
+    pub(crate) fn conf_dir(&self) -> &Path {
+        &self.config.conf_dir
+    }
+
+    /// Whether the plugins of the list can serve pods.
+    pub(crate) async fn status(self: &Arc<Self>, list: &Arc<ConfList>) -> NetworkStatus {
+        let (cni, looked_for) = (self.clone(), list.clone());
+        let look = thread::blocking("network", move || {
+            let mut plugins = looked_for.plugins.iter();
+            Ok(plugins.find(|plugin| exec::find(&plugin.kind, &cni.config.bin_dirs).is_none()).cloned())
+        });
+        match timeout(LOOK_LIMIT, look).await {
+            Ok(Ok(None)) if list.has_status_and_gc() => self.verdict(list).await,
+            Ok(Ok(None)) => NetworkStatus::ready(),
+            Ok(Ok(Some(plugin))) => {
                 let message = exec::not_found(&plugin.kind, &self.config.bin_dirs);
                 NetworkStatus::not_ready("CNIPluginMissing", format!("{}: {message}", list.file.display()))
             }
-        })
+            Ok(Err(error)) => NetworkStatus::not_ready("CNIPluginMissing", holdfast_model::chain(&error)),
+            Err(_) => NetworkStatus::not_ready(
+                "CNIPluginMissing",
+                format!(
+                    "no answer from the directories of network.cni.bin_dirs within {} s",
+                    LOOK_LIMIT.as_secs()
+                ),
+            ),
+        }
+    }
+
+    /// Tells the plugins of the list which pods there are on its network; what they keep for others may go.
+    pub(crate) async fn gc(&self, list: &ConfList, valid: &[PodId], limit: Duration) -> Result<(), Error> {
+        self.chain_of_no_pod(list, limit).gc(valid).await
     }
 
     /// What ADD is going to do, for the record.
@@ -119,9 +130,8 @@ impl Cni {
     }
 
     /// A record in the place of one that was torn, for DEL alone: with the configuration of now, and of this boot if the
-    /// namespace is still pinned. `None`: CNI is not configured.
-    pub(crate) fn stand_in(&self, pod: PodId, boot_id: &str) -> Option<Record> {
-        let list = self.list().ok()??;
+    /// namespace is still pinned.
+    pub(crate) fn stand_in(&self, list: &ConfList, pod: PodId, boot_id: &str) -> Record {
         let cni = CniRecord {
             conf: list.raw.clone(),
             file: list.file.clone(),
@@ -131,7 +141,7 @@ impl Cni {
             result: None,
         };
         let boot_id = if pin::is_pinned(&cni.netns) { boot_id } else { "" };
-        Some(Record::new(boot_id, pod, Vec::new(), PodKind::Cni(Box::new(cni))))
+        Record::new(boot_id, pod, Vec::new(), PodKind::Cni(Box::new(cni)))
     }
 
     /// Pins the namespace, sets loopback up and runs the chain; the result, which has an address of the pod. Undoes
@@ -205,9 +215,21 @@ impl Cni {
             container_id: record.pod.as_str(),
             netns,
             args: &cni.args,
-            capability_args: &cni.capability_args,
+            capability_args: Some(&cni.capability_args),
             bin_dirs: &self.config.bin_dirs,
             limit: self.limit,
+        }
+    }
+
+    fn chain_of_no_pod<'a>(&'a self, list: &'a ConfList, limit: Duration) -> Chain<'a> {
+        Chain {
+            list,
+            container_id: "",
+            netns: "",
+            args: "",
+            capability_args: None,
+            bin_dirs: &self.config.bin_dirs,
+            limit,
         }
     }
 }

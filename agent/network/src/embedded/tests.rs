@@ -36,7 +36,7 @@ fn two_pods_reach_each_other_and_the_gateway() {
     on_own_host(|| async {
         let dir = tempfile::tempdir().unwrap();
         let network = Network::start(config(dir.path())).await.unwrap();
-        assert!(network.status().ready);
+        assert!(network.status().await.ready);
         assert!(!has_link("hftest0"), "nothing is made before the first pod");
         let (a, b) = (netns(), netns());
         let (first, second) = (request("a", &a), request("b", &b));
@@ -269,7 +269,7 @@ fn a_subnet_in_use_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         let elsewhere = occupy("lan0", "10.79.8.0/24");
         let network = Network::start(config(dir.path())).await.unwrap();
-        let status = network.status();
+        let status = network.status().await;
         assert!(!status.ready);
         for word in ["10.79.0.0/16", "10.79.8.1/24", "lan0", "network.embedded.subnets", "hftest0"] {
             assert!(status.message.contains(word), "{word}: {}", status.message);
@@ -280,7 +280,7 @@ fn a_subnet_in_use_is_refused_by_name() {
         drop(elsewhere);
         eventually("the end of lan0", || !has_link("lan0")).await;
         network.add(request("a", &a)).await.unwrap();
-        assert!(network.status().ready);
+        assert!(network.status().await.ready);
     });
 }
 
@@ -290,7 +290,7 @@ fn foreign_objects_are_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let elsewhere = occupy("hftest0", "10.1.0.0/24");
         let network = Network::start(config(dir.path())).await.unwrap();
-        assert!(!network.status().ready);
+        assert!(!network.status().await.ready);
         let a = netns();
         let error = network.add(request("a", &a)).await.unwrap_err().to_string();
         assert!(error.contains("interface hftest0") && error.contains("network.embedded.bridge"), "{error}");
@@ -337,7 +337,7 @@ fn two_agents_side_by_side() {
         let mut third = config(three.path());
         third.embedded.bridge = "hftest2".into();
         let third = Network::start(third).await.unwrap();
-        assert!(third.status().message.contains("hftest0"), "{:?}", third.status());
+        assert!(third.status().await.message.contains("hftest0"), "{:?}", third.status().await);
     });
 }
 
@@ -363,7 +363,7 @@ fn a_new_agent_takes_over() {
         // Somebody flushes all rules.
         on_host(|| Socket::netfilter().unwrap().transaction(vec![nft::delete_table("hftest0")]).unwrap());
         let network = Network::start(config(dir.path())).await.unwrap();
-        assert!(network.status().ready, "{:?}", network.status());
+        assert!(network.status().await.ready, "{:?}", network.status().await);
         assert_eq!(network.get(&kept), Some(made.clone()));
         network.recover(&HashSet::from([kept.clone(), stopped_pod.clone()]), &[]).await;
         assert_eq!(network.get(&stopped_pod).unwrap().ips[0], ip("10.79.0.4"));
@@ -474,7 +474,7 @@ fn flushed_rules_come_back() {
         flush();
         // What Status does in the background.
         network.inner.look_ahead().await;
-        assert!(table_is_there("hftest0") && network.status().ready);
+        assert!(table_is_there("hftest0") && network.status().await.ready);
         assert_eq!(elements("hftest0"), 2);
         flush();
         let mut second = request("b", &b);

@@ -54,7 +54,7 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<v1::StatusRequest>,
     ) -> Result<Response<v1::StatusResponse>, Status> {
-        Ok(Response::new(status::status(&self.runtime, request.into_inner())))
+        Ok(Response::new(status::status(&self.runtime, request.into_inner()).await))
     }
 
     async fn runtime_config(

@@ -11,8 +11,8 @@ use crate::{
     runtime::{HandlerView, Runtime},
 };
 
-pub fn status(runtime: &Runtime, request: v1::StatusRequest) -> v1::StatusResponse {
-    let (network, readiness) = (runtime.network().status(), runtime.readiness());
+pub async fn status(runtime: &Runtime, request: v1::StatusRequest) -> v1::StatusResponse {
+    let (network, readiness) = (runtime.network().status().await, runtime.readiness());
     let condition = |kind: &str, status, reason, message| v1::RuntimeCondition {
         r#type: kind.to_owned(),
         status,
@@ -76,7 +76,7 @@ fn config_info(runtime: &Runtime, handlers: &[HandlerView]) -> String {
     .to_string()
 }
 
-/// Networks of removed pods that could not be taken back yet.
+/// The network's mode, and networks of removed pods that could not be taken back yet.
 fn network_info(runtime: &Runtime) -> String {
     let owed = runtime.network().owed().into_iter().map(|owed| {
         json!({
@@ -89,7 +89,7 @@ fn network_info(runtime: &Runtime) -> String {
             "hostPorts": owed.host_ports,
         })
     });
-    json!({ "owedDels": owed.collect::<Vec<_>>() }).to_string()
+    json!({ "mode": runtime.network().mode(), "owedDels": owed.collect::<Vec<_>>() }).to_string()
 }
 
 pub fn runtime_config(runtime: &Runtime) -> v1::RuntimeConfigResponse {

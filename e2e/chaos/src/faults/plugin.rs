@@ -47,7 +47,8 @@ pub async fn run(setup: &Setup, options: &Options) -> Result<Report> {
         plugin.hang("DEL", false)?;
         in_del?;
         recovers(&frame.caller, Duration::from_secs(20)).await;
-        frame.stage.use_cni(false)
+        frame.stage.use_cni(false)?;
+        frame.stage.restart().await.map(drop)
     })
     .await
 }

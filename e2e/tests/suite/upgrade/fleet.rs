@@ -102,10 +102,10 @@ impl Fleet {
             change(&mut pod);
             self.add(scene, pod)?;
         }
+        // From here on all that come are the plugin's: the embedded network does not take the place of CNI.
         let list = json!({"cniVersion": "1.0.0", "name": "noted", "plugins": [{"type": "noted"}]});
         fs::write(&self.conflist, list.to_string())?;
         self.add(scene, pod(&scene.dir, &format!("{name}-cni")))?;
-        fs::remove_file(&self.conflist)?;
         self.fill(scene)
     }
 
@@ -126,7 +126,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// A pod on the bridge.
+    /// A pod on a network of its own.
     pub fn add_pod(&mut self, scene: &Scene, name: &str) -> Result<()> {
         self.add(scene, pod(&scene.dir, name))
     }

@@ -8,7 +8,7 @@ mod programs;
 mod records;
 
 use anyhow::{Context, Result, ensure};
-use holdfast_e2e::{Oracle, Scene, place, process, scene::own_mounts};
+use holdfast_e2e::{Oracle, Scene, agent::Settings, place, process, scene::own_mounts};
 
 use fleet::Fleet;
 use programs::{Programs, Version};
@@ -66,6 +66,7 @@ fn settle(oracle: &mut Oracle, scene: &mut Scene) -> Result<()> {
 fn replace(scene: &mut Scene, version: Version, end: End) -> Result<()> {
     let agent = scene.agent()?;
     Programs::of(&agent.settings.dir).install(version)?;
+    configure(&mut agent.settings)?;
     match end {
         End::Kill => agent.kill9()?,
         End::Term => {
@@ -74,6 +75,14 @@ fn replace(scene: &mut Scene, version: Version, end: End) -> Result<()> {
         }
     }
     agent.start_again()
+}
+
+/// The keys that the program knows: an older one refuses a newer one's.
+fn configure(settings: &mut Settings) -> Result<()> {
+    let program = settings.program.to_string_lossy();
+    let known = process::stdout(&program, ["config", "--default"])?;
+    settings.network_mode = known.contains("\n[network]\n").then_some("auto");
+    settings.write()
 }
 
 fn take_over(scene: &mut Scene, fleet: &mut Fleet, version: Version, end: End, step: usize) -> Result<()> {

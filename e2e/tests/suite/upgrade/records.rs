@@ -87,7 +87,11 @@ fn stored_records_of_all_versions_are_taken_over() -> Result<()> {
         return Ok(());
     }
     own_mounts()?;
-    let scene = Scene::ours_with(|settings| settings.cni_bin_dirs = vec![settings.dir.join("plugins")])?;
+    let scene = Scene::ours_with(|settings| {
+        settings.cni_bin_dirs = vec![settings.dir.join("plugins")];
+        // The records tell of CNI, and there is no configuration.
+        settings.network_mode = Some("embedded");
+    })?;
     let Some(mut scene) = scene else { return Ok(()) };
     let mut oracle = scene.oracle()?;
     let plugin = scene.dir.join("plugins/stored");

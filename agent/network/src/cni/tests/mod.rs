@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod owed;
+mod readiness;
 
 use std::{
     collections::HashSet,
@@ -131,7 +132,7 @@ fn a_chain_is_run_and_taken_back() {
     on_own_host(|| async {
         let fake = Fake::new();
         let network = fake.start().await;
-        assert!(network.status().ready, "{:?}", network.status());
+        assert!(network.status().await.ready, "{:?}", network.status().await);
         let a = netns();
         let mut wanted = request("web", &a);
         wanted.port_mappings = vec![mapping("", 8080, 80)];
@@ -381,19 +382,19 @@ fn the_configuration_is_followed() {
         let file = fake.path("net.d/10-net.conflist");
         fs::remove_file(&file).unwrap();
         let network = fake.start().await;
-        assert!(network.status().ready, "without a configuration the embedded network serves");
+        assert!(network.status().await.ready, "without a configuration the embedded network serves");
         fs::write(&file, "{").unwrap();
-        let status = network.status();
+        let status = network.status().await;
         assert!(!status.ready && status.reason == "CNIConfigInvalid", "{status:?}");
         assert!(status.message.contains("10-net.conflist") && status.message.contains("JSON"), "{status:?}");
         let a = netns();
         assert!(matches!(network.add(request("web", &a)).await, Err(Error::CniConfig { .. })));
         assert!(!has_link("hftest0"), "a broken configuration is no reason for another network");
         fake.configure("1.0.0");
-        assert!(network.status().ready);
+        assert!(network.status().await.ready);
         network.add(request("web", &a)).await.unwrap();
         fs::remove_file(fake.path("bin/two")).unwrap();
-        let status = network.status();
+        let status = network.status().await;
         assert!(!status.ready && status.message.contains("no program two in"), "{status:?}");
         let text = network.add(request("other", &a)).await.unwrap_err().to_string();
         assert!(text.contains("CNI plugin two ADD: there is no program two"), "{text}");

@@ -83,7 +83,7 @@ pub use handlers::HandlerView;
 pub use lock::Lock;
 pub use quarantine::{ObjectKind, Programs, Quarantined, scan as scan_quarantine};
 pub use readiness::Readiness;
-pub use record::{ContainerRecord, PodPhase, RecordError};
+pub use record::{ContainerRecord, FILE as RECORD_FILE, PodPhase, RecordError};
 pub use start::{StartError, open_images};
 pub use stats::{ContainerUsage, DiskUsage};
 pub use view::{ContainerView, ExitInfo, PodView};

@@ -44,6 +44,19 @@ pub enum RunError {
         /// Why not.
         source: Box<StartError>,
     },
+    /// No agent is there, but its pods are. Who serves here would be their agent, for as long as this one pod runs.
+    #[error(
+        "no agent answers on {listen:?}, and {root:?} has {pods} of its pods: start the agent (systemctl start holdfast), or name another \
+         root and state by --config"
+    )]
+    PodsOfAgent {
+        /// Where the agent would answer.
+        listen: PathBuf,
+        /// Its root.
+        root: PathBuf,
+        /// How many.
+        pods: usize,
+    },
     /// An agent is there, and it sees other processes or files.
     #[error(
         "the agent on {listen:?} is in another {namespace} namespace, where it does not see the volumes of this run: run \

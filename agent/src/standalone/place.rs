@@ -113,6 +113,11 @@ impl Place {
         Ok(leftovers)
     }
 
+    /// Whether a pod with this uid is a run's, one that was killed perhaps.
+    pub fn is_of_a_run(root: &Path, uid: &str) -> bool {
+        !uid.is_empty() && !uid.contains('/') && root.join(PARENT).join(uid).is_dir()
+    }
+
     /// The directory itself.
     pub fn dir(&self) -> &Path {
         &self.dir

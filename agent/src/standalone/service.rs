@@ -1,7 +1,8 @@
 //! Who answers CRI: the agent that is there, or the same service in this process.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, io, path::Path, time::Duration};
 
+use holdfast_network::Mode;
 use tokio::{
     net::UnixStream,
     sync::oneshot,
@@ -9,7 +10,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{RunError, steps::Steps};
+use super::{RunError, leftovers, steps::Steps};
 use crate::{
     config::Config,
     cri::{self, client::Client},
@@ -27,6 +28,16 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 pub struct Service {
     client: Client,
     own: Option<Own>,
+}
+
+/// Pods that an agent, which is stopped for a while, has left running are its own: adopted here they would lose their agent again
+/// with this run, and it could not start meanwhile.
+async fn pods_of_an_agent(config: &Config) -> Result<usize, RunError> {
+    let root = config.root.clone();
+    let counted = tokio::task::spawn_blocking(move || leftovers::pods_of_an_agent(&root)).await;
+    let counted = counted.unwrap_or_else(|error| Err(io::Error::other(error)));
+    counted
+        .map_err(|source| RunError::Setup { operation: "look for pods of an agent below the root", source })
 }
 
 /// Our own: its end, and how to ask for it.
@@ -47,7 +58,17 @@ impl Service {
                 step.done(&format!("agent on {} found", listen.display()));
                 return Ok(Self { client, own: None });
             }
-            match Runtime::start(config).await {
+            let pods = pods_of_an_agent(config).await?;
+            if pods > 0 {
+                // It may be about to start again.
+                if begun.elapsed() > STARTING {
+                    return Err(RunError::PodsOfAgent { listen, root: config.root.clone(), pods });
+                }
+                sleep(PAUSE).await;
+                continue;
+            }
+            // Nobody is going to install a network add-on for one pod.
+            match Runtime::start(&config.clone().with_network_mode(Mode::Embedded)).await {
                 Ok(runtime) => {
                     step.done(&format!("no agent on {}: its service runs in this process", listen.display()));
                     return Self::here(runtime);
@@ -58,6 +79,7 @@ impl Service {
         }
     }
 
+    /// A service in this process, for one client.
     fn here(runtime: Runtime) -> Result<Self, RunError> {
         let pair = UnixStream::pair();
         let (ours, theirs) =

@@ -65,6 +65,29 @@ fn a_greeting_through_an_agent_and_without_one() -> Result<()> {
     oracle.nothing_left()
 }
 
+/// An agent that is stopped comes back to its pods: no run adopts them meanwhile.
+#[test]
+fn pods_of_a_stopped_agent_are_left_to_it() -> Result<()> {
+    let Some(mut scene) = Scene::ours()? else { return Ok(()) };
+    let mut oracle = scene.oracle()?;
+    let path = manifest(&scene, "true", "")?;
+    let pod = holdfast_e2e::specs::pod(&scene.dir, "kubelets");
+    let pod_id = scene.run_pod(&pod)?;
+    let id =
+        scene.start(&pod_id, &pod, &holdfast_e2e::specs::sleeper("main", holdfast_e2e::scene::BUSYBOX))?;
+    scene.agent()?.stop()?;
+    let output = run(scene.agent()?, &path)?;
+    let text = both(&output);
+    ensure!(output.status.code() == Some(125) && text.contains("1 of its pods"), "{text}");
+    scene.agent()?.start_again()?;
+    ensure!(scene.crictl.container_state(&id)? == "CONTAINER_RUNNING");
+    let output = run(scene.agent()?, &path)?;
+    ensure!(output.status.success(), "{}", both(&output));
+    scene.remove_pod(&pod_id)?;
+    oracle.agent_is_now(scene.agent()?.pid());
+    oracle.nothing_left()
+}
+
 #[test]
 fn exit_codes() -> Result<()> {
     let Some(mut scene) = Scene::ours()? else { return Ok(()) };

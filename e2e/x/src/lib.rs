@@ -15,6 +15,8 @@ pub mod host;
 pub mod hostile;
 pub mod images;
 pub mod install;
+pub mod kind;
+pub mod kubernetes;
 pub mod oci;
 pub mod peer;
 pub mod place;

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use holdfast_x::{
     bench,
     build::{self, Profile},
-    chaos, check, critest, demo, fuzz, install, peer, powercut,
+    chaos, check, critest, demo, fuzz, install, kind, peer, powercut,
     summary::Counts,
     test, upgrade, vm,
     work::Work,
@@ -97,6 +97,13 @@ enum Task {
         #[arg(long, default_value = upgrade::FROM)]
         from: String,
     },
+    /// Run a kind cluster whose nodes run Holdfast.
+    ///
+    /// Builds a node image (Debian, kind's base files, Kubernetes from its Go modules,
+    /// Holdfast in containerd's place), starts Docker of Debian's packages in namespaces
+    /// of its own, and lets the unmodified kind create the cluster.
+    #[command(verbatim_doc_comment)]
+    Kind(kind::Options),
     /// Only what the tests need: packages, tools, images.
     Prepare,
     /// Run the end-to-end tests and critest in a virtual machine: Debian trixie,
@@ -184,6 +191,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Critest { args } => match critest::critest(&work, &args)? {},
         Task::Chaos(options) => return chaos::chaos(&work, &options),
         Task::Powercut(options) => return powercut::powercut(&work, &options),
+        Task::Kind(options) => return Ok(verdict(kind::kind(&work, &options)?)),
         Task::Prepare => test::prepare(&work)?,
         Task::Fuzz { target, seconds } => fuzz::fuzz(&work, &fuzz::Options { target, seconds })?,
         Task::Check => check::check(&work)?,

@@ -5,7 +5,7 @@
 
 mod build;
 mod images;
-mod nginx;
+pub(crate) mod nginx;
 
 use std::{convert::Infallible, env, os::unix::process::CommandExt, path::PathBuf};
 

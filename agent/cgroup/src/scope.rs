@@ -33,6 +33,11 @@ pub struct Process {
 }
 
 impl Process {
+    /// Whether it has certainly ended. No I/O.
+    pub fn has_ended(&self) -> bool {
+        wait::has_ended(&self.pidfd, Duration::ZERO).unwrap_or(false)
+    }
+
     /// Between a number and what was done by it: it was this process's.
     fn check(&self) -> Result<(), Error> {
         // 0 and -1 are not processes, and 1 is the host's.

@@ -1,4 +1,4 @@
-//! Which network serves a pod: `[network] mode`, and the CNI configuration that is there or not.
+//! The choice of a pod's network: by `[network] mode`, and by the CNI configuration that is there or not.
 
 use std::sync::{
     Arc,
@@ -9,7 +9,7 @@ use holdfast_model::chain;
 
 use crate::{Error, Mode, cni::conf::ConfList, network::Inner, thread};
 
-/// What a pod that is made now gets.
+/// The network of a pod that is made now.
 #[derive(Debug)]
 pub(crate) enum Choice {
     /// The plugins of this list.

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 /// Everything that [`crate::Network::start`] needs to know.
 #[derive(Debug, Clone)]
 pub struct NetworkConfig {
-    /// Which network serves the pods.
+    /// Source of the pods' networks.
     pub mode: Mode,
-    /// Where CNI is configured.
+    /// CNI's configuration and programs.
     pub cni: CniConfig,
     /// The embedded network.
     pub embedded: EmbeddedConfig,

@@ -16,9 +16,9 @@ use crate::{
     record::{PodKind, Record},
 };
 
-/// How long a plugin may take: ADD and DEL wait meanwhile.
+/// Limit of one plugin: ADD and DEL wait meanwhile.
 const LIMIT: Duration = Duration::from_secs(10);
-/// When to look again whether no plugin is at work.
+/// Pause before the next look whether no plugin is at work.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// Calls GC once, as soon as no ADD and no DEL is under way.

@@ -103,11 +103,13 @@ impl Network {
         state.load(loaded);
         let strays = embedded.strays(state.links()).await?;
         // A link says whose it was; of others the plugins know.
-        let lost = torn.into_iter().filter(|pod| strays.iter().all(|stray| stray.pod.as_ref() != Some(pod)));
+        let is_lost = |pod: &PodId| strays.iter().all(|stray| stray.pod.as_ref() != Some(pod));
+        let lost: Vec<PodId> = torn.into_iter().filter(is_lost).collect();
         if mode != Mode::Embedded
+            && !lost.is_empty()
             && let Ok(Some(list)) = cni.list().await
         {
-            let stand_ins = lost.map(|pod| cni.stand_in(&list, pod, &boot_id)).collect();
+            let stand_ins = lost.into_iter().map(|pod| cni.stand_in(&list, pod, &boot_id)).collect();
             state.load(Loaded { records: stand_ins, ..Loaded::default() });
         }
         let cni_was_there = is_noted || state.records().any(|record| !record.is_embedded());
@@ -214,7 +216,7 @@ impl Network {
         gc::spawn(&self.inner);
     }
 
-    /// Which network serves the pods, by configuration.
+    /// The configured mode.
     pub fn mode(&self) -> Mode {
         self.inner.chooser.mode()
     }

@@ -92,7 +92,7 @@ pub struct ImageSection {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NetworkSection {
-    /// Which network serves the pods; `None`: CNI for `holdfast serve`, the embedded network for `holdfast run`.
+    /// Source of the pods' networks; `None`: CNI for `holdfast serve`, the embedded network for `holdfast run`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
     /// `[network.cni]`.

@@ -29,7 +29,7 @@ use super::{
 const OUTPUT_LIMIT: usize = (16 << 20) - (64 << 10);
 /// Most that all calls keep together, in bytes. A call that comes later keeps what is left.
 const SHARED_LIMIT: usize = 64 << 20;
-/// What a call may keep however many there are: more than a probe says, in bytes.
+/// Bytes that a call may keep however many calls there are: more than a probe says.
 const OWN_LIMIT: usize = 64 << 10;
 /// How long output is read after the exit while a child of the process still holds the pipes.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -196,27 +196,25 @@ async fn read_capped(from: &mut pipe::Receiver, into: &mut Vec<u8>, room: &Room<
 /// Bytes that all calls keep now beyond what is each one's own.
 static SHARED: AtomicUsize = AtomicUsize::new(0);
 
-/// What one call may keep.
+/// The output that one call may keep.
 #[derive(Debug)]
 struct Room<'a> {
     shared: &'a AtomicUsize,
+    /// Bytes; those beyond [`OWN_LIMIT`] are of `shared`.
     kept: AtomicUsize,
-    /// Of `shared`.
-    taken: AtomicUsize,
 }
 
 impl<'a> Room<'a> {
     fn new(shared: &'a AtomicUsize) -> Self {
-        Self { shared, kept: AtomicUsize::new(0), taken: AtomicUsize::new(0) }
+        Self { shared, kept: AtomicUsize::new(0) }
     }
 
-    /// How many of `count` more bytes are kept. One call's streams are read by one task, so nobody comes in between.
+    /// The part of `count` more bytes that is kept. One call's streams are read by one task, so nobody comes in between.
     fn take(&self, count: usize) -> usize {
         let kept = self.kept.load(Ordering::Relaxed);
         let count = count.min(OUTPUT_LIMIT - kept);
         let own = count.min(OWN_LIMIT.saturating_sub(kept));
         let more = take_up_to(self.shared, count - own);
-        self.taken.fetch_add(more, Ordering::Relaxed);
         self.kept.store(kept + own + more, Ordering::Relaxed);
         own + more
     }
@@ -224,7 +222,7 @@ impl<'a> Room<'a> {
 
 impl Drop for Room<'_> {
     fn drop(&mut self) {
-        self.shared.fetch_sub(*self.taken.get_mut(), Ordering::Relaxed);
+        self.shared.fetch_sub(self.kept.get_mut().saturating_sub(OWN_LIMIT), Ordering::Relaxed);
     }
 }
 

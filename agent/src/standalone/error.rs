@@ -50,11 +50,11 @@ pub enum RunError {
          root and state by --config"
     )]
     PodsOfAgent {
-        /// Where the agent would answer.
+        /// Socket on which the agent would answer.
         listen: PathBuf,
         /// Its root.
         root: PathBuf,
-        /// How many.
+        /// Their number.
         pods: usize,
     },
     /// An agent is there, and it sees other processes or files.

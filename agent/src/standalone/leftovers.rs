@@ -49,7 +49,7 @@ pub async fn remove_pod(cri: &impl Cri, record: &Record) -> Result<(), RunError>
     Ok(())
 }
 
-/// How many pods there are below a root that no run has made: an agent's. Blocking.
+/// Number of pods below a root that no run has made: an agent's. Blocking.
 ///
 /// # Errors
 /// A directory or a record that cannot be read: what it is of is not known.

@@ -36,12 +36,12 @@ pub const NODE: [&str; 3] = ["kubeadm", "kubectl", "kubelet"];
 /// Programs that run in pods of the control plane, and on every node.
 pub const IN_PODS: [&str; 4] = ["kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler"];
 
-/// Where the programs are.
+/// Directory of the programs.
 pub fn programs(work: &Work) -> PathBuf {
     work.tools().join("kubernetes")
 }
 
-/// Where the CNI plugins are.
+/// Directory of the CNI plugins.
 pub fn cni_plugins(work: &Work) -> PathBuf {
     work.tools().join("cni-plugins")
 }

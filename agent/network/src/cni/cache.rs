@@ -11,7 +11,7 @@ use crate::Error;
 /// A configuration, or the file that has a mistake and which one.
 type Outcome<T> = Result<T, (PathBuf, String)>;
 
-/// What was read last.
+/// The configuration as it was read last.
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     /// `None`: never looked.

@@ -39,7 +39,7 @@ use crate::{
 
 /// How long one plugin may take: cloud networks need tens of seconds, and the kubelet gives up after 4 minutes.
 pub(crate) const PLUGIN_LIMIT: Duration = Duration::from_secs(90);
-/// How long a look at the configuration's directories may take.
+/// Limit of a look at the configuration's directories.
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
 /// Index of the loopback device in every network namespace.
 const LOOPBACK: u32 = 1;
@@ -77,7 +77,7 @@ impl Cni {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner).list(&self.config.conf_dir)
     }
 
-    /// Where configurations are looked for.
+    /// Directory of the configurations.
     pub(crate) fn conf_dir(&self) -> &Path {
         &self.config.conf_dir
     }

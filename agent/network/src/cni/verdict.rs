@@ -12,9 +12,9 @@ use tokio::{sync::Notify, time::timeout};
 use super::{Cni, conf::ConfList};
 use crate::NetworkStatus;
 
-/// How long an answer stands: the kubelet asks every 5 s, and gets a new one each time.
+/// Time that an answer stands: the kubelet asks every 5 s, and gets a new one each time.
 const FRESH: Duration = Duration::from_secs(2);
-/// How long a client waits for a new answer.
+/// Limit of a client's wait for a new answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The last answer of the plugins of one list.
@@ -27,7 +27,7 @@ pub(super) struct Verdict {
 #[derive(Debug, Default)]
 struct State {
     list: Option<Arc<ConfList>>,
-    /// When the answer came. `None`: there is none yet.
+    /// Time of the answer. `None`: there is none yet.
     at: Option<Instant>,
     asking: bool,
     problem: Option<String>,
@@ -74,7 +74,7 @@ impl Verdict {
 }
 
 impl Cni {
-    /// What the plugins of the list say, or said last.
+    /// The answer of the list's plugins to STATUS, or their last one.
     pub(super) async fn verdict(self: &Arc<Self>, list: &Arc<ConfList>) -> NetworkStatus {
         let mut told = std::pin::pin!(self.verdict.told.notified());
         told.as_mut().enable();

@@ -18,7 +18,7 @@ use crate::{
     work::Work,
 };
 
-/// What is compared.
+/// One of the compared runtimes.
 struct Runtime {
     title: &'static str,
     cluster: &'static str,

@@ -19,14 +19,14 @@ use crate::{
     work::Work,
 };
 
-/// How long anything in a cluster may take.
+/// Limit of anything in a cluster.
 pub const LIMIT: Duration = Duration::from_mins(3);
 
 /// A cluster in a Docker.
 #[derive(Debug)]
 pub struct Cluster<'a> {
     work: &'a Work,
-    /// Where its nodes run.
+    /// The daemon that runs its nodes.
     pub docker: &'a Docker,
     name: &'static str,
     image: String,

@@ -24,7 +24,7 @@ use crate::{
 const PACKAGES: [&str; 3] = ["docker.io", "containerd", "runc"];
 /// Raised when what is unpacked changes.
 const GENERATION: &str = "1";
-/// How long the daemon may take to answer or to end.
+/// Limit of the daemon's start and of its end.
 const LIMIT: Duration = Duration::from_mins(1);
 /// Its bit in the sets of capabilities (capability.h).
 pub const CAP_SYS_RESOURCE: u32 = 24;
@@ -165,12 +165,12 @@ impl Docker {
         self.init
     }
 
-    /// Where it logs.
+    /// Its log.
     pub fn log(&self) -> PathBuf {
         self.root.join("docker.log")
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     pub fn endpoint(&self) -> String {
         format!("unix://{}", self.socket().display())
     }

@@ -202,7 +202,7 @@ fn iptables(base: &Path) -> Result<Tar> {
     Ok(tar)
 }
 
-/// What iptables is linked to.
+/// Libraries that iptables is linked to.
 fn libraries(base: &Path) -> Vec<(String, PathBuf)> {
     let dir = base.join(LIBRARIES);
     let wanted = [

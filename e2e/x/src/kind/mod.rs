@@ -24,7 +24,7 @@ use crate::{
     work::Work,
 };
 
-/// What is to be done.
+/// Arguments of `cargo x kind`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     /// Only tests whose name contains this.
@@ -108,7 +108,7 @@ fn stay(cluster: &Cluster<'_>) -> Result<()> {
     io::stdin().read_line(&mut String::new()).map(drop).context("wait for Enter")
 }
 
-/// What a failure is told with.
+/// Exports the nodes' logs after a failure.
 fn export_logs(work: &Work, cluster: &Cluster<'_>) {
     let exported = work.dir("logs/kind").and_then(|dir| cluster.export_logs(&dir).map(|()| dir));
     match exported {

@@ -80,7 +80,7 @@ pub fn archive(work: &Work) -> Result<PathBuf> {
     Ok(archive)
 }
 
-/// What the image is made of, as one text: sizes and times of the programs, the content of our files.
+/// The image's inputs as one text: sums of the programs and of our files.
 fn inputs(work: &Work) -> Result<String> {
     let mut text = format!("{GENERATION} {VERSION} {}\n", kubernetes::KIND);
     let built = Profile::Release.directory(work);
@@ -130,7 +130,7 @@ fn bootstrap(tree: &Path, log: &Path) -> Result<()> {
     quiet(unshare.arg(tree).arg(apt::mirror()?), log)
 }
 
-/// What the Dockerfile of kind's base image does besides.
+/// The other steps of the Dockerfile of kind's base image.
 fn settle(tree: &Path) -> Result<()> {
     for dir in NOT_WANTED {
         empty(&tree.join(dir))?;

@@ -27,7 +27,7 @@ pub fn name() -> String {
     format!("holdfast/kind-node-containerd:{VERSION}")
 }
 
-/// How long containerd may take to serve.
+/// Limit of containerd's start.
 const SERVES: Duration = Duration::from_secs(30);
 
 /// Builds the image into that Docker: its images of the control plane are imported by a containerd in a container, as kind's

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{kubernetes, work::Work};
 
-/// What kind's source says.
+/// The storage class of kind's source.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Storage {
     /// Name of the provisioner's image.

@@ -11,7 +11,7 @@ use anyhow::Result;
 use super::{Cluster, Docker, export_logs, images::Workloads};
 use crate::{summary::Counts, work::Work};
 
-/// What a test is given.
+/// The things that a test works with.
 pub struct Scene<'a> {
     work: &'a Work,
     docker: &'a mut Docker,

@@ -29,7 +29,7 @@ fn containers(cluster: &Cluster<'_>) -> Result<BTreeMap<String, (String, u64)>> 
     Ok(found)
 }
 
-/// What the tests before have made still works.
+/// Checks that the objects of earlier tests still work.
 fn works(cluster: &Cluster<'_>) -> Result<()> {
     cluster.all_ready()?;
     let pods = cluster.pods("app=web")?;

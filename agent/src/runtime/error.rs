@@ -1,6 +1,6 @@
 //! What can go wrong in the runtime, and whose fault it is.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use holdfast_pod::protocol::{FaultKind, Phase};
 
@@ -182,7 +182,9 @@ fn ran_out(error: &(dyn std::error::Error + 'static)) -> bool {
     const SHORT: [Errno; 6] =
         [Errno::NOSPC, Errno::DQUOT, Errno::NOMEM, Errno::MFILE, Errno::NFILE, Errno::AGAIN];
     std::iter::successors(Some(error), |error| error.source()).any(|error| {
-        let io = error.downcast_ref::<io::Error>();
+        // Libraries whose errors can be cloned (zbus) hold the kernel's in an Arc.
+        let shared = error.downcast_ref::<Arc<io::Error>>().map(|error| &**error);
+        let io = error.downcast_ref::<io::Error>().or(shared);
         let of_shim = match error.downcast_ref() {
             Some(ShimError::Failed(failure)) => Some(failure.errno),
             _ => None,
@@ -236,13 +238,23 @@ mod tests {
                 text: String::new(),
             }),
         };
+        let dbus = |errno| Error::Cgroup {
+            operation: "make the cgroup of container c1",
+            source: holdfast_cgroup::Error::Dbus {
+                operation: "StartTransientUnit",
+                unit: "cri-holdfast-c1.scope".to_owned(),
+                source: Box::new(io::Error::from_raw_os_error(errno).into()),
+            },
+        };
         for errno in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOSPC, libc::EDQUOT, libc::EAGAIN] {
             assert_eq!(internal(errno).kind(), Kind::ResourceExhausted, "{errno}");
             assert_eq!(failed(errno).kind(), Kind::ResourceExhausted, "{errno}");
+            assert_eq!(dbus(errno).kind(), Kind::ResourceExhausted, "{errno}");
         }
         for errno in [libc::EIO, libc::EPERM] {
             assert_eq!(internal(errno).kind(), Kind::Internal, "{errno}");
             assert_eq!(failed(errno).kind(), Kind::Internal, "{errno}");
+            assert_eq!(dbus(errno).kind(), Kind::Internal, "{errno}");
         }
     }
 }

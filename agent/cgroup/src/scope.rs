@@ -33,9 +33,12 @@ pub struct Process {
 }
 
 impl Process {
-    /// Whether it has certainly ended. No I/O.
-    pub fn has_ended(&self) -> bool {
-        wait::has_ended(&self.pidfd, Duration::ZERO).unwrap_or(false)
+    /// [`Error::Ended`] if it has certainly ended, else that error. No I/O.
+    fn ended_or(&self, error: Error) -> Error {
+        match wait::has_ended(&self.pidfd, Duration::ZERO) {
+            Ok(true) => Error::Ended { pid: self.pid },
+            Ok(false) | Err(_) => error,
+        }
     }
 
     /// Between a number and what was done by it: it was this process's.
@@ -57,6 +60,9 @@ impl Cgroups {
     /// kills the process.
     ///
     /// On v1 systemd knows only some hierarchies: the process has to write itself to the answer's [`Entry::tasks`].
+    ///
+    /// # Errors
+    /// [`Error::Ended`] wherever the process ended before that.
     pub async fn place(
         &self,
         location: &Location,
@@ -65,6 +71,8 @@ impl Cgroups {
         extra: Extra,
     ) -> Result<Entry, Error> {
         let placed = self.make_scope(location, process, limits::with_swap(resources), extra).await;
+        // Looked at before it is killed: how it ended counts for more than what systemd then said of it.
+        let placed = placed.map_err(|error| process.ended_or(error));
         if placed.is_err() {
             // Without a scope there is no group to kill it by, and it would wait for its placement for ever.
             if let Err(undo) = holdfast_sys::pidfd::kill(&process.pidfd) {
@@ -144,7 +152,21 @@ impl Cgroups {
 
     /// systemd driver: takes over a scope that another OCI runtime has made around the process, and sets the limits anew,
     /// those of ours that it does not know as well.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] wherever the process has ended meanwhile.
     pub async fn adopt(
+        &self,
+        location: &Location,
+        process: &Process,
+        resources: &Resources,
+        extra: Extra,
+    ) -> Result<Entry, Error> {
+        let adopted = self.adopt_scope(location, process, resources, extra).await;
+        adopted.map_err(|error| process.ended_or(error))
+    }
+
+    async fn adopt_scope(
         &self,
         location: &Location,
         process: &Process,

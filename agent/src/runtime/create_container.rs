@@ -448,8 +448,8 @@ impl Runtime {
         let entry = match placed {
             Ok(entry) => entry,
             Err(source) => {
-                // systemd knows at most that the process has ended, the shim of what.
-                if process.has_ended() {
+                // Of what it has ended, the shim says.
+                if matches!(source, holdfast_cgroup::Error::Ended { .. }) {
                     answers.next("Create", CREATE_LIMIT).await.map_err(&failed)?;
                 }
                 return Err(Error::Cgroup { operation: "make scope of container", source });

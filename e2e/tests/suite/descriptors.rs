@@ -1,7 +1,11 @@
 //! An agent that has used up its descriptors: what it cannot do it refuses and says why, what runs goes on, and with
 //! descriptors it works again without a restart.
 
-use std::{collections::BTreeSet, fs};
+use std::{
+    collections::BTreeSet,
+    fs,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use holdfast_e2e::{
@@ -31,6 +35,16 @@ fn with_spare(pid: u32, spare: usize) -> Result<usize> {
     let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let used: BTreeSet<usize> = numbers.collect();
     (0..).filter(|number| !used.contains(number)).nth(spare).context("no number is free")
+}
+
+/// Time that a process has spent on processors, in user and kernel mode (proc_pid_stat(5)).
+fn processor_time(pid: u32) -> Result<Duration> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name before may hold anything; the 14th and 15th fields of all are meant.
+    let (_, fields) = text.rsplit_once(") ").context("no name")?;
+    let ticks = fields.split(' ').skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+    let per_second: u32 = process::stdout("getconf", ["CLK_TCK"])?.trim().parse()?;
+    Ok(Duration::from_secs(ticks) / per_second)
 }
 
 #[test]
@@ -76,8 +90,15 @@ fn used_up() -> Result<()> {
     ensure!(refused > calls.len(), "only {refused} calls met the limit");
     // Not one to spare: not even a connection can be taken.
     limit(agent, with_spare(agent, 0)?)?;
+    let before = processor_time(agent)?;
+    let begun = Instant::now();
     let _ = scene.crictl.call(&["--timeout", "1s", "version"])?;
+    let (spent, waited) = (processor_time(agent)?.saturating_sub(before), begun.elapsed());
     limit(agent, enough)?;
+    ensure!(
+        spent < waited / 4,
+        "the agent used {spent:?} of a processor to wait {waited:?} for a descriptor"
+    );
     wait::until_true("an agent that answers again", || {
         Ok(scene.crictl.call(&["version"])?.status.success())
     })?;

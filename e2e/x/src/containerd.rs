@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::{
     images,
     place::{self, Place},
-    run::{command, loud, quiet, step},
+    run::{command, first_child, loud, quiet, step},
     tools,
     work::{Work, once},
 };
@@ -85,9 +85,7 @@ impl Containerd {
 
     /// The first process in its pid namespace, as the host numbers it.
     pub fn init(&self) -> Result<u32> {
-        let path = format!("/proc/{pid}/task/{pid}/children", pid = self.pid());
-        let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-        text.trim().parse().with_context(|| format!("{path}: {text:?} is not one process"))
+        first_child(self.pid())
     }
 
     /// Directory in which it looks for a `hosts.toml` of a registry.

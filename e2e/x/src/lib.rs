@@ -9,6 +9,7 @@ pub mod chaos;
 pub mod check;
 pub mod containerd;
 pub mod critest;
+pub mod debian;
 pub mod demo;
 pub mod fuzz;
 pub mod host;

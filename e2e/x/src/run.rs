@@ -5,10 +5,14 @@ use std::{
     fs::{self, File},
     path::Path,
     process::{Command, ExitCode, Stdio},
-    time::Instant,
+    thread,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+
+/// Limit of the time until a child is there.
+const CHILD: Duration = Duration::from_secs(10);
 
 /// Prints what begins, does it, and prints how long it took.
 pub fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -37,6 +41,20 @@ pub fn shown(command: &Command) -> String {
         text.push_str(&arg.to_string_lossy());
     }
     text
+}
+
+/// The child of a running unshare(1) or its like, when it is there, as we number it.
+pub fn first_child(parent: u32) -> Result<u32> {
+    let path = format!("/proc/{parent}/task/{parent}/children");
+    let deadline = Instant::now() + CHILD;
+    loop {
+        let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        if let Ok(pid) = text.trim().parse() {
+            return Ok(pid);
+        }
+        ensure!(Instant::now() < deadline, "{path}: {text:?} is not one process");
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Runs a command whose output the user sees.

@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::{
     apt,
-    run::{command, loud, output, step},
+    run::{command, first_child, loud, output, step},
     work::{Work, once},
 };
 
@@ -79,7 +79,7 @@ impl Docker {
         let unshare = unshare.stdin(Stdio::null()).spawn().context("make namespaces for Docker")?;
         let mut docker =
             Self { tools: work.tools().join("docker"), root, state, init: 0, unshare, daemon: None };
-        docker.init = docker.first_process()?;
+        docker.init = first_child(docker.unshare.id())?;
         let runtime = docker.runtime()?;
         let configuration = json!({
             "data-root": docker.root.join("data"),
@@ -119,9 +119,11 @@ impl Docker {
 
     /// Ends the daemon as its unit does; containers end with it.
     pub fn stop_daemon(&mut self) -> Result<()> {
-        let pid = fs::read_to_string(self.state.join("pid")).context("read dockerd's pid")?;
-        // As it is numbered in there.
-        loud(&mut self.command_of("kill", [pid.trim()]))?;
+        let text = fs::read_to_string(self.state.join("pid")).context("read dockerd's pid")?;
+        // As it is numbered in there, where 1 is the shell that holds all of it.
+        let pid = text.trim().parse::<u32>().ok().filter(|pid| *pid > 1);
+        let pid = pid.with_context(|| format!("dockerd's pid file says {text:?}"))?;
+        loud(&mut self.command_of("kill", [pid.to_string()]))?;
         let Some(mut daemon) = self.daemon.take() else { return Ok(()) };
         let deadline = Instant::now() + LIMIT;
         while daemon.try_wait().context("wait for dockerd")?.is_none() {
@@ -199,20 +201,6 @@ impl Docker {
         let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
         let all = dirs.into_iter().chain(std::env::split_paths(&machine)).chain(sbin);
         std::env::join_paths(all).unwrap_or(machine)
-    }
-
-    /// unshare's child, when it is there.
-    fn first_process(&mut self) -> Result<u32> {
-        let path = format!("/proc/{pid}/task/{pid}/children", pid = self.unshare.id());
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-            if let Ok(pid) = text.trim().parse() {
-                return Ok(pid);
-            }
-            ensure!(Instant::now() < deadline, "unshare has no child");
-            thread::sleep(Duration::from_millis(10));
-        }
     }
 
     /// runc, or a wrapper of it. A privileged container asks for all capabilities that the kernel knows, and this machine may

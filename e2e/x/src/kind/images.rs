@@ -71,30 +71,27 @@ pub struct Workloads {
 pub fn workloads(work: &Work) -> Result<Workloads> {
     let dir = work.dir("kind/workloads")?;
     let busybox = images::busybox_layer(&images::busybox(work)?)?;
-    let archive = |name: &str, image: Vec<Image>| -> Result<PathBuf> {
-        let (layout_dir, archive) = (dir.join(name), dir.join(format!("{name}.tar")));
-        let mut layout = Layout::create(&layout_dir)?;
-        let tag = format!("holdfast.local/{name}:1");
-        match image.as_slice() {
-            [image] => layout.add(&[&tag], image)?,
-            images => layout.add_index(&[&tag], images)?,
-        };
-        layout.finish()?;
-        leave_out_other_platforms(&layout_dir)?;
-        let bytes = Layout::archive(&layout_dir)?;
-        fs::write(&archive, bytes).with_context(|| format!("write {}", archive.display()))?;
-        Ok(archive)
-    };
     let shell = json!({"Cmd": ["sh"], "Env": [PATH]});
     let native = image(shell.clone(), [busybox.clone()]);
     let mut other = Tar::default();
     other.file("other", Meta::root(0o644), b"of another architecture\n");
     let foreign = Image { platform: Platform::foreign(), ..image(shell.clone(), [other]) };
     Ok(Workloads {
-        busybox: archive("busybox", vec![native.clone()])?,
+        busybox: images::bench(work)?,
         nginx: docker_archive(&dir, "nginx", &[busybox, nginx::layer(work)?])?,
-        partial: archive("partial", vec![foreign, native])?,
+        partial: partial_archive(&dir, &[foreign, native])?,
     })
+}
+
+/// An index of which only this machine's image is whole.
+fn partial_archive(dir: &Path, images: &[Image]) -> Result<PathBuf> {
+    let (dir, archive) = (dir.join("partial"), dir.join("partial.tar"));
+    let mut layout = Layout::create(&dir)?;
+    layout.add_index(&["holdfast.local/partial:1"], images)?;
+    layout.finish()?;
+    leave_out_other_platforms(&dir)?;
+    fs::write(&archive, Layout::archive(&dir)?).with_context(|| format!("write {}", archive.display()))?;
+    Ok(archive)
 }
 
 /// Removes the blobs of manifests that are for other machines, as `docker save` has none of them.

@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::Write,
-    os::unix::fs::{PermissionsExt, symlink},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -13,8 +13,8 @@ use serde_json::json;
 
 use super::{images, storage::Storage};
 use crate::{
-    apt,
     build::{PROGRAMS, Profile},
+    debian::{self, link},
     kubernetes::{self, VERSION},
     oci::Platform,
     run::{command, loud, output, quiet, step},
@@ -109,25 +109,12 @@ pub fn empty_overlay(overlay: &Path) -> Result<PathBuf> {
 /// Debian with the files of kind's base image.
 pub fn base(work: &Work, dir: &Path) -> Result<PathBuf> {
     let tree = dir.join("base");
-    apt::install(work, &["debootstrap"])?;
     once(&dir.join("base.stamp"), &format!("{GENERATION} {}", kubernetes::KIND), || {
-        let log = work.dir("logs")?.join("kind-debootstrap.log");
-        step(&format!("debootstrap of Debian {SUITE}"), || bootstrap(&tree, &log))?;
+        debian::bootstrap(work, SUITE, PACKAGES, &tree)?;
         add_files(&kubernetes::kind_module(work)?.join("images/base/files"), &tree)?;
         settle(&tree)
     })?;
     Ok(tree)
-}
-
-/// In a mount namespace of its own: debootstrap mounts in the tree, and a failure would leave that behind.
-fn bootstrap(tree: &Path, log: &Path) -> Result<()> {
-    if tree.exists() {
-        fs::remove_dir_all(tree).context("remove an old tree")?;
-    }
-    let include = format!("--include={}", PACKAGES.join(","));
-    let mut unshare =
-        command("unshare", ["--mount", "--", "debootstrap", "--variant=minbase", &include, SUITE]);
-    quiet(unshare.arg(tree).arg(apt::mirror()?), log)
 }
 
 /// The other steps of the Dockerfile of kind's base image.
@@ -288,9 +275,4 @@ pub fn copy(from: &Path, to: &Path, mode: u32) -> Result<()> {
 /// Writes a file.
 pub fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("write {}", path.display()))
-}
-
-fn link(target: &str, path: &Path) -> Result<()> {
-    let _ = fs::remove_file(path);
-    symlink(target, path).with_context(|| format!("link {}", path.display()))
 }

@@ -3,14 +3,14 @@
 use std::{
     fs,
     io::Write,
-    os::unix::fs::{PermissionsExt, symlink},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result};
 
 use crate::{
-    apt,
+    debian::{self, link},
     run::{command, quiet, step},
     work::{Work, once},
 };
@@ -58,10 +58,10 @@ pub fn prepare(work: &Work, dir: &Path) -> Result<System> {
         System { disk: dir.join("system.ext4"), kernel: dir.join("vmlinuz"), initrd: dir.join("initrd.img") };
     once(&dir.join("system.stamp"), GENERATION, || {
         let tree = dir.join("tree");
-        let log = work.dir("logs")?.join("debootstrap.log");
-        step("debootstrap of Debian trixie", || bootstrap(&tree, &log))?;
+        debian::bootstrap(work, "trixie", PACKAGES, &tree)?;
         settle(&tree)?;
         take_boot_files(&tree, &system)?;
+        let log = work.dir("logs")?.join("system-disk.log");
         step("making the system disk", || {
             let _ = fs::remove_file(&system.disk);
             // Larger than its content: containers live on it.
@@ -71,17 +71,6 @@ pub fn prepare(work: &Work, dir: &Path) -> Result<System> {
         fs::remove_dir_all(&tree).context("remove the tree")
     })?;
     Ok(system)
-}
-
-/// In a mount namespace of its own: debootstrap mounts in the tree, and a failure would leave that behind.
-fn bootstrap(tree: &Path, log: &Path) -> Result<()> {
-    if tree.exists() {
-        fs::remove_dir_all(tree).context("remove an old tree")?;
-    }
-    let include = format!("--include={}", PACKAGES.join(","));
-    let mut unshare =
-        command("unshare", ["--mount", "--", "debootstrap", "--variant=minbase", &include, "trixie"]);
-    quiet(unshare.arg(tree).arg(apt::mirror()?), log)
 }
 
 /// A root without password on the console, no timers, and the one service that this machine is for.
@@ -117,11 +106,6 @@ fn make_swap_file(path: &Path) -> Result<()> {
         file.write_all(&block).context("fill the swap file")?;
     }
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).context("close the swap file")
-}
-
-fn link(target: &str, path: &Path) -> Result<()> {
-    let _ = fs::remove_file(path);
-    symlink(target, path).with_context(|| format!("link {}", path.display()))
 }
 
 /// What would come and go while the tests count.

@@ -32,6 +32,16 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// Another firewall of the host drops what pods send and receive.
+    #[error(
+        "{firewall} drops the packets of pods: let them pass, by {remedy}, or take CNI plugins (network.mode)"
+    )]
+    Firewall {
+        /// Its name and table.
+        firewall: String,
+        /// Commands.
+        remedy: String,
+    },
     /// Bridge or table went missing, and are made anew for the next pod.
     #[error("bridge {bridge} of the embedded network is not there")]
     Missing {

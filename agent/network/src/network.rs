@@ -341,6 +341,10 @@ impl Inner {
         } else {
             self.embedded.preflight().await
         };
+        let looked = match looked {
+            Ok(()) => self.embedded.pass_other_firewalls().await,
+            Err(error) => Err(error),
+        };
         let problem = looked.err().map(|error| chain(&error));
         *self.preflight() = Preflight { at: Some(Instant::now()), running: false, problem };
     }

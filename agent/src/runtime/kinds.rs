@@ -63,7 +63,8 @@ pub fn network(error: &holdfast_network::Error) -> Kind {
         | Of::Collision { .. }
         | Of::Foreign { .. }
         | Of::CniConfig { .. }
-        | Of::NoCni { .. } => Kind::FailedPrecondition,
+        | Of::NoCni { .. }
+        | Of::Firewall { .. } => Kind::FailedPrecondition,
         Of::Timeout { .. } => Kind::DeadlineExceeded,
         Of::Missing { .. } => Kind::Unavailable,
         Of::Io { source, .. } => io_kind(source),

@@ -4,7 +4,7 @@ use std::{fs::File, io::Read, net::IpAddr};
 
 use rustix::io::Errno;
 
-use super::{Desired, Host, firewall, sysctl};
+use super::{Desired, Host, firewall, other_firewalls, sysctl};
 use crate::{
     Error,
     netlink::{
@@ -71,6 +71,12 @@ pub(super) fn ensure(plan: &Plan) -> Result<Host, Error> {
     netfilter
         .transaction(firewall::table(name, &owner(&record), &record.subnets, &elements))
         .map_err(Error::netlink(format!("write the nftables table {name}")))?;
+    let bridge =
+        other_firewalls::Bridge { name: name.to_owned(), owner: owner(&record), subnets: record.subnets };
+    // Pods reach each other all the same, and Status tries again.
+    if let Err(error) = other_firewalls::let_pass(&mut netfilter, &bridge) {
+        tracing::warn!(error = holdfast_model::chain(&error), "could not let pods pass another firewall");
+    }
     Ok(host)
 }
 
@@ -164,6 +170,7 @@ pub(super) fn remove(store: &Store) -> Result<(), Error> {
             if let Err(error) = removed.or_else(|error| if error.is_absent() { Ok(()) } else { Err(error) }) {
                 errors.push(Error::netlink(format!("remove the nftables table {name}"))(error));
             }
+            errors.extend(other_firewalls::undo(&mut netfilter, &owner(&record)).err());
             if let Some(Err(error)) = link.map(|link| link::remove(&mut route, link.index)) {
                 errors.push(Error::netlink(format!("remove the bridge {name}"))(error));
             }
@@ -221,7 +228,7 @@ pub(super) fn unreachable_port<'a>(ports: &'a [HostPort], pod: &[IpAddr]) -> Opt
 }
 
 /// The comment of the table says whose it is, as the hardware address does of the bridge.
-fn owner(record: &BridgeRecord) -> String {
+pub(super) fn owner(record: &BridgeRecord) -> String {
     let hex: Vec<String> = record.mac.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("holdfast {}", hex.join(":"))
 }

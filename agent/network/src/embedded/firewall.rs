@@ -37,8 +37,9 @@ use crate::{
     subnet::{Subnet, bytes},
 };
 
-const NFPROTO_IPV4: u8 = 2;
-const NFPROTO_IPV6: u8 = 10;
+pub(super) const NFPROTO_INET: u8 = 1;
+pub(super) const NFPROTO_IPV4: u8 = 2;
+pub(super) const NFPROTO_IPV6: u8 = 10;
 const PRIORITY_RAW: i32 = -300;
 const PRIORITY_DSTNAT: i32 = -100;
 const PRIORITY_SRCNAT: i32 = 100;
@@ -189,7 +190,7 @@ fn address(offset: u32, subnet: Subnet) -> [Expression; 3] {
 }
 
 /// Interface names are compared with all of their 16 bytes; fewer would match names that begin so.
-fn name(key: Meta, equal: bool, interface: &str) -> Vec<Expression> {
+pub(super) fn name(key: Meta, equal: bool, interface: &str) -> Vec<Expression> {
     let mut padded = [0; 16];
     padded[..interface.len().min(15)].copy_from_slice(&interface.as_bytes()[..interface.len().min(15)]);
     vec![nft::meta(key, REGISTER), nft::compare(REGISTER, equal, &padded)]

@@ -10,6 +10,9 @@
 
 mod bridge;
 pub(crate) mod firewall;
+#[cfg(test)]
+mod firewall_tests;
+mod other_firewalls;
 pub(crate) mod pod;
 pub(crate) mod reaper;
 mod sysctl;
@@ -143,6 +146,27 @@ impl Embedded {
             }
         }
         missing
+    }
+
+    /// Whether pods can pass the node's other firewalls. Where Docker's has to be told of the bridge, that is done: a restart
+    /// of it may have forgotten.
+    pub(crate) async fn pass_other_firewalls(&self) -> Result<(), Error> {
+        let (desired, up, store) = (self.desired(), self.is_up().await, self.store.clone());
+        thread::blocking("firewalls", move || {
+            let record = store.load_bridge()?;
+            let subnets = match &record {
+                Some(record) if up => record.subnets.clone(),
+                _ => desired.usable()?,
+            };
+            let owner = record.as_ref().map(bridge::owner).unwrap_or_default();
+            let bridge = other_firewalls::Bridge { name: desired.bridge, owner, subnets };
+            let mut socket = pod::open_netfilter()?;
+            if up {
+                other_firewalls::let_pass(&mut socket, &bridge)?;
+            }
+            other_firewalls::check(&mut socket, &bridge)
+        })
+        .await
     }
 
     /// Whether the subnets are free, so that Status can say so before the first pod comes.

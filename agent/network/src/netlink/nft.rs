@@ -8,7 +8,7 @@
 use rustix::io::Errno;
 
 use super::{
-    message::{Message, attr},
+    message::{Message, attr, attrs, text},
     socket::{NetlinkError, Socket},
 };
 
@@ -17,7 +17,10 @@ const NEWTABLE: u16 = SUBSYSTEM;
 const GETTABLE: u16 = SUBSYSTEM | 1;
 const DELTABLE: u16 = SUBSYSTEM | 2;
 const NEWCHAIN: u16 = SUBSYSTEM | 3;
+const GETCHAIN: u16 = SUBSYSTEM | 4;
 const NEWRULE: u16 = SUBSYSTEM | 6;
+const GETRULE: u16 = SUBSYSTEM | 7;
+const DELRULE: u16 = SUBSYSTEM | 8;
 const NEWSET: u16 = SUBSYSTEM | 9;
 const NEWSETELEM: u16 = SUBSYSTEM | 0xc;
 #[cfg(test)]
@@ -50,6 +53,8 @@ pub(crate) struct Hook {
 
 /// NF_INET_PRE_ROUTING.
 pub(crate) const PREROUTING: u32 = 0;
+/// NF_INET_FORWARD.
+pub(crate) const FORWARD: u32 = 2;
 /// NF_INET_LOCAL_OUT.
 pub(crate) const OUTPUT: u32 = 3;
 /// NF_INET_POST_ROUTING.
@@ -77,11 +82,19 @@ fn concat(fields: &[Field]) -> (u32, u32) {
 
 /// Makes the table, or finds it; `owner` is kept as its comment.
 pub(crate) fn new_table(table: &str, owner: &str) -> Message {
-    // libnftnl's user data: type 0 is the comment, then its length, then the text with its zero byte.
-    let mut userdata = vec![0, owner.len() as u8 + 1];
-    userdata.extend_from_slice(owner.as_bytes());
+    Message::new(NEWTABLE, CREATE, &INET).text(1, table).attr(6, &comment(owner))
+}
+
+/// libnftnl's user data of tables and rules: type 0 is the comment, then its length, then the text with its zero byte.
+fn comment(text: &str) -> Vec<u8> {
+    let mut userdata = vec![0, text.len() as u8 + 1];
+    userdata.extend_from_slice(text.as_bytes());
     userdata.push(0);
-    Message::new(NEWTABLE, CREATE, &INET).text(1, table).attr(6, &userdata)
+    userdata
+}
+
+fn read_comment(userdata: &[u8]) -> String {
+    text(userdata.get(2..).unwrap_or_default())
 }
 
 /// Removes the table with all that is in it.
@@ -94,7 +107,7 @@ pub(crate) fn table_owner(socket: &mut Socket, table: &str) -> Result<Option<Str
     match socket.get(Message::new(GETTABLE, 0, &INET).text(1, table)) {
         Ok(payload) => {
             let userdata = payload.get(INET.len()..).and_then(|rest| attr(rest, 6)).unwrap_or_default();
-            Ok(Some(super::message::text(userdata.get(2..).unwrap_or_default())))
+            Ok(Some(read_comment(userdata)))
         }
         Err(NetlinkError::Errno(Errno::NOENT)) => Ok(None),
         Err(error) => Err(error),
@@ -155,11 +168,103 @@ fn elements(kind: u16, flags: u16, table: &str, element: &Element) -> Message {
 
 /// Adds a rule to the end of a chain.
 pub(crate) fn new_rule(table: &str, chain: &str, expressions: &[Expression]) -> Message {
-    Message::new(NEWRULE, CREATE | APPEND, &INET).text(1, table).text(2, chain).nest(4, |list| {
+    rule_at_end(INET, table, chain, expressions)
+}
+
+fn rule_at_end(family: [u8; 4], table: &str, chain: &str, expressions: &[Expression]) -> Message {
+    Message::new(NEWRULE, CREATE | APPEND, &family).text(1, table).text(2, chain).nest(4, |list| {
         expressions.iter().fold(list, |list, expression| {
             list.nest(1, |item| item.text(1, expression.name).nest(2, |data| data.raw(&expression.data)))
         })
     })
+}
+
+/// A table that may be of another program.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Table {
+    /// NFPROTO_INET, NFPROTO_IPV4 and so on.
+    pub(crate) family: u8,
+    pub(crate) name: String,
+}
+
+impl Table {
+    fn body(&self) -> [u8; 4] {
+        [self.family, 0, 0, 0]
+    }
+}
+
+/// A chain of any table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Chain {
+    pub(crate) table: Table,
+    pub(crate) name: String,
+    /// Number of the hook of one that the kernel calls.
+    pub(crate) hook: Option<u32>,
+    /// Its policy is to drop what no rule of it has decided.
+    pub(crate) drops: bool,
+}
+
+/// All chains of all tables.
+pub(crate) fn list_chains(socket: &mut Socket) -> Result<Vec<Chain>, NetlinkError> {
+    const NF_DROP: u32 = 0;
+    let entries = socket.dump(&Message::new(GETCHAIN, 0, &[0; 4]))?;
+    let chain = |payload: &Vec<u8>| {
+        let (family, rest) = (*payload.first()?, payload.get(INET.len()..)?);
+        let table = Table { family, name: text(attr(rest, 1)?) };
+        let hook = attr(rest, 4).and_then(|hook| be32(attr(hook, 1)?));
+        let policy = attr(rest, 5).and_then(be32);
+        Some(Chain { table, name: text(attr(rest, 3)?), hook, drops: policy == Some(NF_DROP) })
+    };
+    Ok(entries.iter().filter_map(chain).collect())
+}
+
+/// A rule of any table, as far as it can be told what it is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rule {
+    pub(crate) chain: String,
+    handle: Vec<u8>,
+    pub(crate) comment: String,
+    /// Values that it compares something with.
+    pub(crate) compared: Vec<Vec<u8>>,
+}
+
+/// The rules of a table.
+pub(crate) fn list_rules(socket: &mut Socket, table: &Table) -> Result<Vec<Rule>, NetlinkError> {
+    let entries = socket.dump(&Message::new(GETRULE, 0, &table.body()).text(1, &table.name))?;
+    let rule = |payload: &Vec<u8>| {
+        let rest = payload.get(INET.len()..)?;
+        // Before Linux 5.7 a dump tells of other tables as well.
+        (text(attr(rest, 1)?) == table.name).then_some(())?;
+        Some(Rule {
+            chain: text(attr(rest, 2)?),
+            handle: attr(rest, 3)?.to_vec(),
+            comment: attr(rest, 7).map(read_comment).unwrap_or_default(),
+            compared: attr(rest, 4).map(compared).unwrap_or_default(),
+        })
+    };
+    Ok(entries.iter().filter_map(rule).collect())
+}
+
+fn compared(expressions: &[u8]) -> Vec<Vec<u8>> {
+    let value = |expression: &[u8]| {
+        (text(attr(expression, 1)?) == "cmp").then_some(())?;
+        Some(attr(attr(attr(expression, 2)?, 3)?, DATA_VALUE)?.to_vec())
+    };
+    attrs(expressions).filter_map(|(_, expression)| value(expression)).collect()
+}
+
+fn be32(bytes: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(bytes.try_into().ok()?))
+}
+
+/// Adds a rule to the end of a chain of any table.
+pub(crate) fn add_rule(table: &Table, chain: &str, note: &str, expressions: &[Expression]) -> Message {
+    rule_at_end(table.body(), &table.name, chain, expressions).attr(7, &comment(note))
+}
+
+/// Removes a rule of any table.
+pub(crate) fn delete_rule(table: &Table, rule: &Rule) -> Message {
+    Message::new(DELRULE, 0, &table.body()).text(1, &table.name).text(2, &rule.chain).attr(3, &rule.handle)
 }
 
 /// One expression of a rule: its name and its attributes.
@@ -266,6 +371,11 @@ pub(crate) fn drop() -> Expression {
     verdict(0, None)
 }
 
+/// Lets the packet pass, as far as this table is concerned.
+pub(crate) fn accept() -> Expression {
+    verdict(1, None)
+}
+
 fn verdict(code: i32, chain: Option<&str>) -> Expression {
     expression("immediate", |data| {
         data.be32(1, 0).nest(2, |nest| {
@@ -283,7 +393,6 @@ fn verdict(code: i32, chain: Option<&str>) -> Expression {
 /// Keys and values of a map, as the kernel has them.
 #[cfg(test)]
 pub(crate) fn list_elements(socket: &mut Socket, table: &str, map: &'static str) -> Vec<Element> {
-    use super::message::attrs;
     let dump = Message::new(GETSETELEM, 0, &INET).text(1, table).text(2, map);
     let Ok(entries) = socket.dump(&dump) else { return Vec::new() };
     let mut found = Vec::new();

@@ -42,6 +42,11 @@ pub fn check(needs: &[Need], missing_packages: &[&str]) -> Result<()> {
     bail!("this machine lacks\n  - {}", missing.join("\n  - "))
 }
 
+/// By how much an emulated machine is slower, from the environment: limits of time are multiplied by it.
+pub fn slowness() -> u32 {
+    env::var("HOLDFAST_E2E_SLOWNESS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
 /// Where `program` is, if it is in PATH.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;

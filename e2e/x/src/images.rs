@@ -37,10 +37,15 @@ pub fn demo(work: &Work) -> Result<PathBuf> {
 /// Builds the benchmark's image as an archive.
 pub fn bench(work: &Work) -> Result<PathBuf> {
     let busybox = busybox(work)?;
-    let archive = work.cache.join("bench-image.tar");
+    let archive = bench_archive(work);
     let image = Image::new(json!({"Cmd": ["sh"], "Env": [PATH]}), [busybox_layer(&busybox)?]);
     write_archive(work, "bench-image", BENCH, &image, &archive)?;
     Ok(archive)
+}
+
+/// The archive of the benchmark's image, whether it is there or not.
+pub fn bench_archive(work: &Work) -> PathBuf {
+    work.cache.join("bench-image.tar")
 }
 
 /// Builds the pause image as an archive, for a runtime that needs one.

@@ -184,11 +184,13 @@ fn build_cni_plugins(work: &Work) -> Result<()> {
     })
 }
 
-/// Builds packages of a module in its own folder, whose go.sum is whole. `to` is a directory for several.
+/// Builds packages of a module in its own folder, whose go.sum is whole. `to` is a directory for several. A `vendor` folder does
+/// not come with a module in full, so it counts for nothing.
 fn in_module(work: &Work, name: &str, version: &str, to: &Path, packages: &[&str]) -> Result<()> {
     let module = tools::go_module(work, name, version)?;
     let log = work.dir("logs")?.join(format!("{}.log", name.rsplit('/').next().unwrap_or(name)));
-    let mut build = tools::go(&module, ["build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o"]);
+    let mut build = tools::go(&module, ["build", "-mod=readonly", "-trimpath", "-buildvcs=false"]);
+    build.args(["-ldflags", "-s -w", "-o"]);
     quiet(build.arg(to).args(packages), &log)
 }
 

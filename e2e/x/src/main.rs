@@ -177,7 +177,10 @@ fn main() -> ExitCode {
 }
 
 fn run(task: Task) -> anyhow::Result<ExitCode> {
-    let work = Work::find()?;
+    let work = match &task {
+        Task::Kind(kind::Options { prepared: Some(cache), .. }) => Work::prepared(cache),
+        _ => Work::find()?,
+    };
     match task {
         Task::Demo => demo::demo(&work)?,
         Task::Build { release } => {

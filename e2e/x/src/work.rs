@@ -33,6 +33,11 @@ impl Work {
         Ok(Self { repo, target, cache })
     }
 
+    /// A cache that was filled on another machine. Nothing can be built there.
+    pub fn prepared(cache: &Path) -> Self {
+        Self { repo: cache.to_owned(), target: cache.to_owned(), cache: cache.to_owned() }
+    }
+
     /// A directory in the cache, made if need be.
     pub fn dir(&self, name: &str) -> Result<PathBuf> {
         let dir = self.cache.join(name);

@@ -14,13 +14,18 @@ use serde_json::Value;
 
 use super::{docker::Docker, node};
 use crate::{
-    kubernetes,
+    host, kubernetes,
     run::{loud, output, shown},
     work::Work,
 };
 
-/// Limit of anything in a cluster.
-pub const LIMIT: Duration = Duration::from_mins(3);
+/// Limit of anything in a cluster, on a machine that is not emulated.
+const LIMIT: Duration = Duration::from_mins(3);
+
+/// Limit of anything in a cluster on this machine.
+pub fn limit() -> Duration {
+    LIMIT * host::slowness()
+}
 
 /// A cluster in a Docker.
 #[derive(Debug)]
@@ -56,6 +61,7 @@ impl<'a> Cluster<'a> {
         let mut create =
             self.kind(["create", "cluster", "--name", self.name, "--image", &self.image, "--retain"]);
         create.arg("--kubeconfig").arg(self.kubeconfig());
+        let more = format!("{more}{}", patient());
         if nodes > 1 || !more.is_empty() {
             let config = self.docker.root().join(format!("{}.yaml", self.name));
             let workers = "- role: worker\n".repeat(nodes as usize - 1);
@@ -109,6 +115,12 @@ impl<'a> Cluster<'a> {
         serde_json::from_str(&text).with_context(|| format!("read the output of kubectl {}", args.join(" ")))
     }
 
+    /// Waits until every pod of a workload is of its newest version, and ready.
+    pub fn rolled_out(&self, workload: &str) -> Result<()> {
+        let limit = format!("{}s", limit().as_secs());
+        self.ok(&["rollout", "status", workload, "--timeout", &limit]).map(drop)
+    }
+
     /// `kubectl apply` of a text.
     pub fn apply(&self, text: &str) -> Result<()> {
         let mut apply = self.kubectl(&["apply", "-f", "-"]);
@@ -160,9 +172,12 @@ impl<'a> Cluster<'a> {
         output(&mut self.docker.docker([&["exec", node], args].concat()))
     }
 
-    /// Every pod of the cluster is Ready or has succeeded, and there is one at all.
+    /// Every node is Ready, every pod is or has succeeded, and there is one at all.
     pub fn all_ready(&self) -> Result<()> {
-        until("every pod ready", || {
+        until("every node and every pod ready", || {
+            let nodes = self.json(&["get", "nodes"])?;
+            let nodes = nodes["items"].as_array().cloned().unwrap_or_default();
+            ensure!(nodes.iter().all(has_condition_ready), "a node is not ready");
             let pods = self.json(&["get", "pods", "-A"])?;
             let pods = pods["items"].as_array().cloned().unwrap_or_default();
             let waiting: Vec<&Value> = pods.iter().filter(|pod| !is_ready(pod)).collect();
@@ -176,11 +191,9 @@ impl<'a> Cluster<'a> {
 
     /// Answer of a web server, asked from where Docker's bridge is.
     pub fn get(&self, url: &str) -> Result<String> {
-        output(
-            &mut self
-                .docker
-                .command_of("curl", ["--silent", "--show-error", "--fail", "--max-time", "3", url]),
-        )
+        let limit = (3 * host::slowness()).to_string();
+        let args = ["--silent", "--show-error", "--fail", "--max-time", &limit, url];
+        output(&mut self.docker.command_of("curl", args))
     }
 
     /// For kubectl and kind.
@@ -189,14 +202,29 @@ impl<'a> Cluster<'a> {
     }
 }
 
+/// What a cluster's configuration says on a machine that is slower than kubeadm waits.
+fn patient() -> String {
+    if host::slowness() == 1 {
+        return String::new();
+    }
+    let limit = format!("{}s", limit().as_secs());
+    let of = |kind: &str| {
+        format!(
+            "- |\n  kind: {kind}\n  timeouts:\n    controlPlaneComponentHealthCheck: {limit}\n    kubeletHealthCheck: {limit}\n    \
+             kubernetesAPICall: {limit}\n    etcdAPICall: {limit}\n    tlsBootstrap: {limit}\n    discovery: {limit}\n"
+        )
+    };
+    format!("kubeadmConfigPatches:\n{}{}", of("InitConfiguration"), of("JoinConfiguration"))
+}
+
 /// Tries again until it succeeds; then its value, else its last error.
 pub fn until<T>(what: &str, mut probe: impl FnMut() -> Result<T>) -> Result<T> {
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + limit();
     loop {
         match probe() {
             Ok(value) => return Ok(value),
             Err(error) if Instant::now() > deadline => {
-                bail!("{what} did not come about within {} s: {error:#}", LIMIT.as_secs())
+                bail!("{what} did not come about within {} s: {error:#}", limit().as_secs())
             }
             Err(_) => thread::sleep(Duration::from_millis(200)),
         }
@@ -204,9 +232,12 @@ pub fn until<T>(what: &str, mut probe: impl FnMut() -> Result<T>) -> Result<T> {
 }
 
 fn is_ready(pod: &Value) -> bool {
-    let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
-    pod["status"]["phase"] == "Succeeded"
-        || conditions.into_iter().any(|is| is["type"] == "Ready" && is["status"] == "True")
+    pod["status"]["phase"] == "Succeeded" || has_condition_ready(pod)
+}
+
+fn has_condition_ready(object: &Value) -> bool {
+    let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.into_iter().any(|is| is["type"] == "Ready" && is["status"] == "True")
 }
 
 /// A program that is ended with this.

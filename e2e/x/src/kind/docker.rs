@@ -46,7 +46,7 @@ pub struct Docker {
 /// Unpacks the packages with their libraries.
 pub fn prepare(work: &Work) -> Result<()> {
     apt::install(work, &["iptables", "iproute2", "procps", "xz-utils"])?;
-    let dir = work.dir("tools/docker")?;
+    let dir = tools(work);
     once(&work.tools().join("docker.stamp"), GENERATION, || {
         step("unpacking Docker", || {
             for package in PACKAGES {
@@ -63,6 +63,11 @@ pub fn prepare(work: &Work) -> Result<()> {
     })
 }
 
+/// Where they are unpacked.
+pub fn tools(work: &Work) -> PathBuf {
+    work.tools().join("docker")
+}
+
 impl Docker {
     /// Starts it and waits until it answers. Its data lie below the cache, for as long as it runs.
     pub fn start(work: &Work) -> Result<Self> {
@@ -77,8 +82,7 @@ impl Docker {
             ["--net", "--pid", "--mount-proc", "--fork", "--kill-child", "--", "sh", "-c", init],
         );
         let unshare = unshare.stdin(Stdio::null()).spawn().context("make namespaces for Docker")?;
-        let mut docker =
-            Self { tools: work.tools().join("docker"), root, state, init: 0, unshare, daemon: None };
+        let mut docker = Self { tools: tools(work), root, state, init: 0, unshare, daemon: None };
         docker.init = first_child(docker.unshare.id())?;
         let runtime = docker.runtime()?;
         let configuration = json!({
@@ -88,6 +92,8 @@ impl Docker {
             "hosts": [docker.endpoint()],
             "cgroup-parent": format!("/{CGROUP}"),
             "default-cgroupns-mode": "private",
+            // With systemd's, a parent cgroup had to be one of systemd's slices.
+            "exec-opts": ["native.cgroupdriver=cgroupfs"],
             "log-level": "warn",
             "runtimes": {"holdfast-kind": {"path": runtime}},
             "default-runtime": "holdfast-kind",
@@ -219,14 +225,17 @@ impl Docker {
 }
 
 const WRAPPER: &str = r#"#!/bin/sh
-# runc without CAP_SYS_RESOURCE, which this machine does not have.
-previous= bundle=
+# runc without CAP_SYS_RESOURCE, which this machine does not have: for containers, and for commands in them.
+previous= file=
 for word; do
-    [ "$previous" = --bundle ] && bundle=$word
+    case "$previous" in
+    --bundle) file=$word/config.json ;;
+    --process) file=$word ;;
+    esac
     previous=$word
 done
-if [ -n "$bundle" ] && [ -f "$bundle/config.json" ]; then
-    sed -i -e 's/,"CAP_SYS_RESOURCE"//g' -e 's/"CAP_SYS_RESOURCE",//g' "$bundle/config.json"
+if [ -f "$file" ]; then
+    sed -i -e 's/,"CAP_SYS_RESOURCE"//g' -e 's/"CAP_SYS_RESOURCE",//g' "$file"
 fi
 exec RUNC "$@"
 "#;

@@ -67,31 +67,41 @@ pub struct Workloads {
     pub partial: PathBuf,
 }
 
+impl Workloads {
+    /// Where they are, or will be.
+    pub fn at(work: &Work) -> Self {
+        let dir = work.cache.join("kind/workloads");
+        Self {
+            busybox: images::bench_archive(work),
+            nginx: dir.join("nginx.tar"),
+            partial: dir.join("partial.tar"),
+        }
+    }
+}
+
 /// Builds them.
 pub fn workloads(work: &Work) -> Result<Workloads> {
     let dir = work.dir("kind/workloads")?;
+    let archives = Workloads::at(work);
     let busybox = images::busybox_layer(&images::busybox(work)?)?;
     let shell = json!({"Cmd": ["sh"], "Env": [PATH]});
     let native = image(shell.clone(), [busybox.clone()]);
     let mut other = Tar::default();
     other.file("other", Meta::root(0o644), b"of another architecture\n");
     let foreign = Image { platform: Platform::foreign(), ..image(shell.clone(), [other]) };
-    Ok(Workloads {
-        busybox: images::bench(work)?,
-        nginx: docker_archive(&dir, "nginx", &[busybox, nginx::layer(work)?])?,
-        partial: partial_archive(&dir, &[foreign, native])?,
-    })
+    images::bench(work)?;
+    docker_archive(&archives.nginx, "holdfast.local/nginx:1", &[busybox, nginx::layer(work)?])?;
+    partial_archive(&archives.partial, &dir.join("partial"), &[foreign, native])?;
+    Ok(archives)
 }
 
 /// An index of which only this machine's image is whole.
-fn partial_archive(dir: &Path, images: &[Image]) -> Result<PathBuf> {
-    let (dir, archive) = (dir.join("partial"), dir.join("partial.tar"));
-    let mut layout = Layout::create(&dir)?;
+fn partial_archive(archive: &Path, dir: &Path, images: &[Image]) -> Result<()> {
+    let mut layout = Layout::create(dir)?;
     layout.add_index(&["holdfast.local/partial:1"], images)?;
     layout.finish()?;
-    leave_out_other_platforms(&dir)?;
-    fs::write(&archive, Layout::archive(&dir)?).with_context(|| format!("write {}", archive.display()))?;
-    Ok(archive)
+    leave_out_other_platforms(dir)?;
+    fs::write(archive, Layout::archive(dir)?).with_context(|| format!("write {}", archive.display()))
 }
 
 /// Removes the blobs of manifests that are for other machines, as `docker save` has none of them.
@@ -118,7 +128,7 @@ fn leave_out_other_platforms(dir: &Path) -> Result<()> {
 }
 
 /// In the form of `docker save` without the containerd image store, which Docker of Debian 12 loads.
-fn docker_archive(dir: &Path, name: &str, layers: &[Tar]) -> Result<PathBuf> {
+fn docker_archive(path: &Path, tag: &str, layers: &[Tar]) -> Result<()> {
     let (mut archive, mut names, mut diff_ids) = (Tar::default(), Vec::new(), Vec::new());
     for (number, layer) in layers.iter().enumerate() {
         let bytes = layer.finish();
@@ -131,12 +141,9 @@ fn docker_archive(dir: &Path, name: &str, layers: &[Tar]) -> Result<PathBuf> {
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
     });
     archive.file("config.json", Meta::root(0o644), config.to_string().as_bytes());
-    let manifest =
-        json!([{"Config": "config.json", "RepoTags": [format!("holdfast.local/{name}:1")], "Layers": names}]);
+    let manifest = json!([{"Config": "config.json", "RepoTags": [tag], "Layers": names}]);
     archive.file("manifest.json", Meta::root(0o644), manifest.to_string().as_bytes());
-    let path = dir.join(format!("{name}.tar"));
-    fs::write(&path, archive.finish()).with_context(|| format!("write {}", path.display()))?;
-    Ok(path)
+    fs::write(path, archive.finish()).with_context(|| format!("write {}", path.display()))
 }
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -10,7 +10,10 @@ mod peer;
 mod storage;
 mod suite;
 
-use std::{io, path::Path};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 
@@ -43,25 +46,51 @@ pub struct Options {
     /// Only build the node image, and print the path of its archive, for `docker load`.
     #[arg(long)]
     pub image: bool,
+    /// Build and install nothing: all of it is in this directory, which `cargo x vm --only kind` has filled.
+    #[arg(long, value_name = "DIRECTORY", hide = true)]
+    pub prepared: Option<PathBuf>,
 }
 
 /// Builds all that is needed, and runs a cluster.
 pub fn kind(work: &Work, options: &Options) -> Result<Counts> {
-    host::check(host::TESTS, &[])?;
-    test::prepare(work)?;
-    kubernetes::prepare(work)?;
-    build::programs(work, Profile::Release)?;
-    let archive = node::archive(work)?;
     if options.image {
-        println!("{}", archive.display());
+        println!("{}", prepare_node(work)?.display());
         return Ok(Counts::default());
     }
-    docker::prepare(work)?;
-    let images = images::workloads(work)?;
+    if options.prepared.is_none() {
+        prepare(work)?;
+    }
+    let (archive, images) = (node::archive_path(work), images::Workloads::at(work));
     let mut docker = step("starting Docker in namespaces of its own", || Docker::start(work))?;
     let done = run(work, &mut docker, &archive, &images, options);
     docker.end()?;
     done
+}
+
+/// Builds all that a cluster needs.
+pub fn prepare(work: &Work) -> Result<()> {
+    prepare_node(work)?;
+    docker::prepare(work)?;
+    images::workloads(work).map(drop)
+}
+
+fn prepare_node(work: &Work) -> Result<PathBuf> {
+    host::check(host::TESTS, &[])?;
+    test::prepare(work)?;
+    kubernetes::prepare(work)?;
+    build::programs(work, Profile::Release)?;
+    node::archive(work)
+}
+
+/// Of the cache, what a cluster needs on a machine where nothing can be built.
+pub fn parts(work: &Work) -> Vec<PathBuf> {
+    let images = images::Workloads::at(work);
+    let kubectl = kubernetes::programs(work).join("kubectl");
+    let tools = [docker::tools(work), kubernetes::kind(work), kubectl];
+    tools
+        .into_iter()
+        .chain([node::archive_path(work), images.busybox, images.nginx, images.partial])
+        .collect()
 }
 
 fn run(

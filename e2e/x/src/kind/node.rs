@@ -67,7 +67,7 @@ const ENABLED: &[&str] = &["containerd.service", "kubelet.service", "undo-mount-
 pub fn archive(work: &Work) -> Result<PathBuf> {
     let dir = work.dir("kind")?;
     let base = base(work, &dir)?;
-    let archive = dir.join("node-image.tar");
+    let archive = archive_path(work);
     let inputs = inputs(work)?;
     once(&dir.join("node-image.stamp"), &inputs, || {
         let overlay = empty_overlay(&dir.join("overlay"))?;
@@ -78,6 +78,11 @@ pub fn archive(work: &Work) -> Result<PathBuf> {
         step(&format!("packing the node image {}", name()), || pack(&dir, &base, &overlay, &archive, &name()))
     })?;
     Ok(archive)
+}
+
+/// The archive, whether it is there or not.
+pub fn archive_path(work: &Work) -> PathBuf {
+    work.cache.join("kind/node-image.tar")
 }
 
 /// The image's inputs as one text: sums of the programs and of our files.
@@ -229,18 +234,15 @@ fn import_images(work: &Work, base: &Path, dir: &Path, overlay: &Path) -> Result
     Ok(())
 }
 
-/// An image of one layer of both trees, in the form of `docker save`.
+/// An image of a layer for each tree, in the form of `docker save`.
 pub fn pack(dir: &Path, base: &Path, overlay: &Path, archive: &Path, name: &str) -> Result<()> {
     let image = dir.join("image");
     if image.exists() {
         fs::remove_dir_all(&image).context("remove an old image")?;
     }
     fs::create_dir_all(&image).context("make a folder for the image")?;
-    let layer = image.join("layer.tar");
-    let mut tar = command("tar", ["--create", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--file"]);
-    loud(tar.arg(&layer).arg("-C").arg(base).arg(".").arg("-C").arg(overlay).arg("."))?;
-    let sum = output(command("sha256sum", ["--"]).arg(&layer))?;
-    let sum = sum.split_whitespace().next().context("sha256sum printed nothing")?;
+    let base = pack_layer(base, &image.join("base.tar"))?;
+    let overlay = pack_layer(overlay, &image.join("overlay.tar"))?;
     let config = json!({
         "architecture": Platform::native().0,
         "os": "linux",
@@ -250,14 +252,25 @@ pub fn pack(dir: &Path, base: &Path, overlay: &Path, archive: &Path, name: &str)
             "Entrypoint": ["/usr/local/bin/entrypoint", "/sbin/init"],
             "StopSignal": "SIGRTMIN+3",
         },
-        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{sum}")]},
+        "rootfs": {"type": "layers", "diff_ids": [base, overlay]},
     });
     write(&image.join("config.json"), &config.to_string())?;
-    let manifest = json!([{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]);
+    let layers = ["base.tar", "overlay.tar"];
+    let manifest = json!([{"Config": "config.json", "RepoTags": [name], "Layers": layers}]);
     write(&image.join("manifest.json"), &manifest.to_string())?;
     let mut tar = command("tar", ["--create", "--file"]);
-    loud(tar.arg(archive).arg("-C").arg(&image).args(["manifest.json", "config.json", "layer.tar"]))?;
+    tar.arg(archive).arg("-C").arg(&image).args(["manifest.json", "config.json"]).args(layers);
+    loud(&mut tar)?;
     fs::remove_dir_all(&image).context("remove the image's parts")
+}
+
+/// Packs a tree, and returns the layer's diff id.
+fn pack_layer(tree: &Path, layer: &Path) -> Result<String> {
+    let mut tar = command("tar", ["--create", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--file"]);
+    loud(tar.arg(layer).arg("-C").arg(tree).arg("."))?;
+    let sum = output(command("sha256sum", ["--"]).arg(layer))?;
+    let sum = sum.split_whitespace().next().context("sha256sum printed nothing")?;
+    Ok(format!("sha256:{sum}"))
 }
 
 /// Copies a file, with the directories above it.

@@ -1,6 +1,7 @@
 //! The second disk: programs, tests, tools and images go in, results and logs come out.
 
 use std::{
+    env,
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
@@ -10,6 +11,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     build::{self, Profile},
+    kind,
     run::{command, quiet},
     test::Executable,
     work::Work,
@@ -17,6 +19,9 @@ use crate::{
 
 /// critest's name among the results.
 pub const CRITEST: &str = "critest";
+
+/// Name of the run of `cargo x kind` among the results.
+pub const KIND: &str = "kind";
 
 /// What the machine shall run.
 #[derive(Debug, Default)]
@@ -27,12 +32,14 @@ pub struct Load {
     pub filter: Option<String>,
     /// The program that runs critest.
     pub critest: Option<PathBuf>,
+    /// Whether a kind cluster is run.
+    pub kind: bool,
 }
 
 impl Load {
     /// Nothing but to look.
     pub fn is_empty(&self) -> bool {
-        self.executables.is_empty() && self.critest.is_none()
+        self.executables.is_empty() && self.critest.is_none() && !self.kind
     }
 }
 
@@ -49,12 +56,18 @@ pub fn payload(work: &Work, dir: &Path, load: &Load, slowness: u32) -> Result<Pa
     let copy = |from: &Path, to: PathBuf| {
         fs::copy(from, to).map(drop).with_context(|| format!("copy {}", from.display()))
     };
-    if !load.is_empty() {
+    if !load.executables.is_empty() || load.critest.is_some() {
         for program in build::PROGRAMS {
             copy(&Profile::Release.directory(work).join(program), tree.join("bin").join(program))?;
         }
         for part in parts(work)? {
-            quiet(command("cp", ["-a"]).arg(&part).arg(tree.join("cache")), &log)?;
+            add_part(work, &part, &tree, &log)?;
+        }
+    }
+    if load.kind {
+        copy(&env::current_exe().context("find our own program")?, tree.join("bin/x"))?;
+        for part in kind::parts(work) {
+            add_part(work, &part, &tree, &log)?;
         }
     }
     for (number, executable) in load.executables.iter().enumerate() {
@@ -72,19 +85,33 @@ pub fn payload(work: &Work, dir: &Path, load: &Load, slowness: u32) -> Result<Pa
     }
     fs::write(tree.join("run.sh"), script(load, slowness)).context("write run.sh")?;
     let disk = dir.join("payload.ext4");
+    // With room for Docker's images and volumes.
+    let size = if load.kind { "10G" } else { "1536M" };
     let _ = fs::remove_file(&disk);
-    quiet(
-        command("mkfs.ext4", ["-q", "-F", "-L", "payload", "-d"]).arg(&tree).arg(&disk).arg("1536M"),
-        &log,
-    )?;
+    quiet(command("mkfs.ext4", ["-q", "-F", "-L", "payload", "-d"]).arg(&tree).arg(&disk).arg(size), &log)?;
     fs::remove_dir_all(&tree).context("remove the payload's tree")?;
     Ok(disk)
 }
 
-/// What of the cache the tests use: tools, images, and a filled registry if there is one. The peers of the benchmark are
-/// no part of it.
+/// Adds a part of the cache at the same place. Hard links: some are large, and all are only read.
+fn add_part(work: &Work, part: &Path, tree: &Path, log: &Path) -> Result<()> {
+    let place = part.strip_prefix(&work.cache).context("a part of the cache")?;
+    let to = tree.join("cache").join(place);
+    if let Some(parent) = to.parent() {
+        fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
+    }
+    quiet(command("cp", ["-al"]).arg(part).arg(to), log)
+}
+
+/// What of the cache the tests use: tools, images, and a filled registry if there is one. The peers of the benchmark and
+/// what a cluster needs are no part of it.
 fn parts(work: &Work) -> Result<Vec<PathBuf>> {
-    let mut parts = vec![work.tools()];
+    let mut parts = Vec::new();
+    for entry in fs::read_dir(work.tools()).context("list the tools")?.flatten() {
+        if !NOT_OF_TESTS.contains(&entry.file_name().to_string_lossy().as_ref()) {
+            parts.push(entry.path());
+        }
+    }
     for entry in fs::read_dir(&work.cache).context("list the cache")?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let images = ["images", "critest-images"].contains(&name.as_str());
@@ -94,6 +121,8 @@ fn parts(work: &Work) -> Result<Vec<PathBuf>> {
     }
     Ok(parts)
 }
+
+const NOT_OF_TESTS: [&str; 6] = ["cni-plugins", "containerd", "docker", "kind", "kubernetes", "qemu-user"];
 
 fn test_name(number: usize, executable: &Executable) -> String {
     let package = executable.dir.file_name().unwrap_or_default().to_string_lossy();
@@ -116,25 +145,32 @@ fn script(load: &Load, slowness: u32) -> String {
     let _ = writeln!(text, "export HOLDFAST_E2E_SLOWNESS={slowness}");
     let filter =
         load.filter.as_deref().map(|filter| format!("'{}'", filter.replace('\'', ""))).unwrap_or_default();
-    let mut run = |name: &str, args: &str| {
-        let _ = writeln!(
-            text,
-            "echo '==> {name}'; cd /e2e/tests\n\
-             {{ ./{name} {args}; echo $? > /e2e/results/{name}.status; }} 2>&1 | tee /e2e/results/{name}.log"
-        );
-    };
     for (number, executable) in load.executables.iter().enumerate() {
         let threads = if executable.end_to_end { "--test-threads=1" } else { "" };
-        run(&test_name(number, executable), &format!("{filter} --show-output {threads}"));
+        run_in(&mut text, &test_name(number, executable), &format!("{filter} --show-output {threads}"));
     }
     if load.critest.is_some() {
-        run(CRITEST, "");
+        run_in(&mut text, CRITEST, "");
+    }
+    if load.kind {
+        // The machine has what a user's has, not what builds.
+        text.push_str("chmod 755 /e2e/bin/x; ln -s /e2e/bin/x /e2e/tests/kind\n");
+        run_in(&mut text, KIND, "kind --prepared /e2e/cache --nodes 1");
     }
     text.push_str(
         "journalctl -b --no-pager > /e2e/results/journal.txt 2>&1\ncp -r /e2e/cache/logs /e2e/results/\n\
          touch /e2e/results/done\nsync\n",
     );
     text
+}
+
+/// Adds a program's run, with its output and its exit code among the results.
+fn run_in(script: &mut String, name: &str, args: &str) {
+    let _ = writeln!(
+        script,
+        "echo '==> {name}'; cd /e2e/tests\n\
+         {{ ./{name} {args}; echo $? > /e2e/results/{name}.status; }} 2>&1 | tee /e2e/results/{name}.log"
+    );
 }
 
 /// Reads the results out of the disk, without a mount.

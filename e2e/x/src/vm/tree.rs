@@ -29,14 +29,16 @@ pub struct System {
 /// Size of the swap file.
 const SWAP_MIB: usize = 128;
 /// Raised when what follows changes.
-const GENERATION: &str = "4";
+const GENERATION: &str = "5";
 
 const PACKAGES: &[&str] = &[
     "apparmor",
     "crun",
+    "curl",
     "dbus",
     "init",
     "iproute2",
+    "iptables",
     "kmod",
     "libseccomp2",
     "linux-image-cloud-amd64",
@@ -50,6 +52,7 @@ const PACKAGES: &[&str] = &[
     "udev",
     "util-linux",
     "util-linux-extra",
+    "xz-utils",
 ];
 
 /// Builds the disk, or finds the one that was built before.

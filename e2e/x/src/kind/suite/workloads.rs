@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs};
 use anyhow::{Context, Result, ensure};
 
 use super::Scene;
-use crate::kind::cluster::{Cluster, until};
+use crate::kind::cluster::{Cluster, limit, until};
 
 const MANIFESTS: &str = include_str!("workloads.yaml");
 
@@ -13,9 +13,10 @@ pub fn all_become_ready(scene: &mut Scene<'_>) -> Result<()> {
     let cluster = scene.cluster();
     cluster.apply(MANIFESTS)?;
     for what in ["deployment/web", "daemonset/client", "statefulset/store"] {
-        cluster.ok(&["rollout", "status", what, "--timeout", "3m"])?;
+        cluster.rolled_out(what)?;
     }
-    cluster.ok(&["wait", "--for=condition=complete", "job/sum", "--timeout", "3m"])?;
+    let limit = format!("{}s", limit().as_secs());
+    cluster.ok(&["wait", "--for=condition=complete", "job/sum", "--timeout", &limit])?;
     cluster.all_ready()
 }
 
@@ -94,7 +95,7 @@ pub fn stateful_set(scene: &mut Scene<'_>) -> Result<()> {
     let cluster = scene.cluster();
     cluster.inside("store-0", "echo kept >/data/file")?;
     cluster.ok(&["delete", "pod", "store-0"])?;
-    cluster.ok(&["rollout", "status", "statefulset/store", "--timeout", "3m"])?;
+    cluster.rolled_out("statefulset/store")?;
     let text = until("the new pod", || cluster.inside("store-0", "cat /data/file"))?;
     ensure!(text == "kept\n", "{text:?}");
     Ok(())
@@ -125,7 +126,7 @@ pub fn sessions(scene: &mut Scene<'_>) -> Result<()> {
 pub fn rolling_update(scene: &mut Scene<'_>) -> Result<()> {
     let cluster = scene.cluster();
     cluster.ok(&["set", "env", "deployment/web", "VERSION=two"])?;
-    cluster.ok(&["rollout", "status", "deployment/web", "--timeout", "3m"])?;
+    cluster.rolled_out("deployment/web")?;
     until("only pods of the new version", || {
         let pods = cluster.pods("app=web")?;
         ensure!(pods.len() == 20, "{pods:?}");

@@ -142,8 +142,13 @@ pub fn network_add_on(scene: &mut Scene<'_>) -> Result<()> {
         Ok(status)
     })?;
     ensure!(status["status"] == "False", "{status}");
-    let dns = cluster.json(&["get", "pods", "-n", "kube-system", "-l", "k8s-app=kube-dns"])?;
-    ensure!(dns["items"][0]["status"]["phase"] == "Pending", "CoreDNS runs without a network");
+    let dns = || cluster.json(&["get", "pods", "-n", "kube-system", "-l", "k8s-app=kube-dns"]);
+    let phase = until("CoreDNS's pods", || {
+        let phase = dns()?["items"][0]["status"]["phase"].clone();
+        ensure!(phase.is_string(), "there are none");
+        Ok(phase)
+    })?;
+    ensure!(phase == "Pending", "CoreDNS is {phase} without a network");
     let manifest = cluster.on_node("waiting-control-plane", &["cat", "/kind/manifests/default-cni.yaml"])?;
     cluster.apply(&manifest)?;
     until("a node that is ready", || {
@@ -151,8 +156,7 @@ pub fn network_add_on(scene: &mut Scene<'_>) -> Result<()> {
         Ok(())
     })?;
     cluster.all_ready()?;
-    let dns = cluster.json(&["get", "pods", "-n", "kube-system", "-l", "k8s-app=kube-dns"])?;
-    let address = dns["items"][0]["status"]["podIP"].as_str().unwrap_or_default().to_owned();
+    let address = dns()?["items"][0]["status"]["podIP"].as_str().unwrap_or_default().to_owned();
     ensure!(address.starts_with("10.244."), "CoreDNS has {address:?}, which is not of the add-on's network");
     cluster.delete()
 }

@@ -1,16 +1,13 @@
 //! The gRPC server on a unix socket, or at one end of a socket pair.
 
-use std::{io, time::Duration};
+use std::io;
 
 use futures_util::stream;
 use holdfast_cri::{
     holdfast::images_server::ImagesServer as ImagesServiceServer,
     v1::{image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer},
 };
-use tokio::{
-    net::{UnixListener, UnixStream},
-    time::sleep,
-};
+use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::transport::Server;
 
@@ -22,9 +19,6 @@ use super::{
 };
 use crate::runtime::Runtime;
 
-/// Time between two attempts to accept a connection.
-const REST: Duration = Duration::from_millis(50);
-
 /// Serves until `stop` is done, then lets open requests end.
 pub async fn serve(
     runtime: Runtime,
@@ -32,26 +26,14 @@ pub async fn serve(
     listener: UnixListener,
     stop: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
-    serve_on(runtime, Some(streaming), Box::pin(accept(listener)), stop).await
+    serve_on(runtime, Some(streaming), Box::pin(connections(listener)), stop).await
 }
 
-/// Connections of the socket. Without descriptors accept(2) fails at once and leaves the client in the queue, so it is
-/// tried again after a rest.
-fn accept(listener: UnixListener) -> impl Stream<Item = io::Result<UnixStream>> {
+/// Connections of the socket, without an end.
+fn connections(listener: UnixListener) -> impl Stream<Item = io::Result<UnixStream>> {
     stream::unfold(listener, async |listener| {
-        let mut warned = false;
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => return Some((Ok(stream), listener)),
-                Err(error) => {
-                    if !warned {
-                        tracing::warn!(%error, "could not accept a connection of a CRI client, trying again");
-                    }
-                    warned = true;
-                    sleep(REST).await;
-                }
-            }
-        }
+        let stream = holdfast_streaming::accept(|cx| listener.poll_accept(cx)).await;
+        Some((Ok(stream), listener))
     })
 }
 

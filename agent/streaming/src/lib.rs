@@ -25,4 +25,5 @@ mod websocket;
 
 pub use config::{Config, Tls};
 pub use error::{Error, Kind};
+pub use listen::accept;
 pub use server::Server;

@@ -1,10 +1,36 @@
 //! Sockets and addresses.
 
+use std::future::poll_fn;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustix::net::sockopt;
 use tokio::net::TcpStream;
+use tokio::time::sleep;
+
+/// Rest of accept(2) after an error that another try will not cure, EMFILE above all.
+const REST: Duration = Duration::from_millis(100);
+
+/// The next connection of a listener, by its `poll_accept`. Without descriptors accept(2) fails at once and leaves the client in
+/// the queue, so a failure is logged once and followed by a rest. Cancel safe.
+pub async fn accept<S, A>(mut poll_accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<(S, A)>>) -> S {
+    let mut warned = false;
+    loop {
+        match poll_fn(&mut poll_accept).await {
+            Ok((stream, _)) => return stream,
+            Err(error) => {
+                if !warned {
+                    let error = holdfast_model::chain(&error);
+                    tracing::warn!(error, "could not accept a connection, trying again");
+                }
+                warned = true;
+                sleep(REST).await;
+            }
+        }
+    }
+}
 
 /// Keystrokes are not to wait for company, and a client whose node lost power is to be noticed before the idle limit.
 pub(crate) fn tune(stream: &TcpStream) {

@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::Config;
@@ -26,7 +26,7 @@ use crate::error::Error;
 use crate::half_open::{HalfOpen, Place};
 use crate::http::{Job, answer};
 use crate::link::Stopping;
-use crate::listen::{authority, tune};
+use crate::listen::{accept, authority, tune};
 use crate::remotecommand::Times;
 use crate::session::{AttachRequest, Backend, ExecRequest, Wanted};
 use crate::tls::acceptor;
@@ -34,8 +34,6 @@ use crate::tokens::{PortForwardRequest, Request, Tokens};
 
 /// Bytes of a request's head.
 const MAX_HEAD: usize = 64 * 1024;
-/// How long accept(2) rests after an error that another try will not cure, EMFILE above all.
-const REST: Duration = Duration::from_millis(100);
 /// What the sessions' own limits at shutdown leave to the scheduler.
 const SLACK: Duration = Duration::from_secs(1);
 
@@ -160,7 +158,8 @@ impl Server {
                 biased;
                 () = &mut shutdown => break,
                 Some(_) = connections.join_next() => {}
-                stream = self.accept(&listener) => {
+                stream = accept(|cx| listener.poll_accept(cx)) => {
+                    tune(&stream);
                     let place = self.0.half_open.enter();
                     connections.spawn(self.clone().connection(stream, place, stopping.clone()));
                 }
@@ -172,26 +171,6 @@ impl Server {
         let _ = timeout(self.0.config.shutdown_timeout + SLACK, all).await;
         connections.shutdown().await;
         Ok(())
-    }
-
-    /// The next connection. Cancel safe.
-    async fn accept(&self, listener: &TcpListener) -> TcpStream {
-        let mut warned = false;
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    tune(&stream);
-                    return stream;
-                }
-                Err(error) => {
-                    if !warned {
-                        tracing::warn!(%error, "accept a streaming client, trying again");
-                    }
-                    warned = true;
-                    sleep(REST).await;
-                }
-            }
-        }
     }
 
     async fn connection(self, stream: TcpStream, place: Place, mut stopping: Stopping) {

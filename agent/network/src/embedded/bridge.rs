@@ -64,17 +64,19 @@ pub(super) fn ensure(plan: &Plan) -> Result<Host, Error> {
         Some(link) => link,
         None => create(&mut route, &record, mtu)?,
     };
-    let host = Host { index: link.index, subnets: record.subnets.clone(), mtu: link.mtu };
+    let owner = owner(&record);
+    let host = Host { index: link.index, subnets: record.subnets.clone(), mtu: link.mtu, owner };
     configure(&mut route, &host, &record)?;
     adopt_ports(&mut route, &host, &plan.pods)?;
     let elements: Vec<_> = plan.pods.iter().flat_map(host_port_elements).collect();
     netfilter
-        .transaction(firewall::table(name, &owner(&record), &record.subnets, &elements))
+        .transaction(firewall::table(name, &host.owner, &record.subnets, &elements))
         .map_err(Error::netlink(format!("write the nftables table {name}")))?;
-    let bridge =
-        other_firewalls::Bridge { name: name.to_owned(), owner: owner(&record), subnets: record.subnets };
+    let bridge = host.bridge(name);
+    let passed = other_firewalls::barriers(&mut netfilter, &bridge)
+        .and_then(|barriers| other_firewalls::let_pass(&mut netfilter, &bridge, &barriers));
     // Pods reach each other all the same, and Status tries again.
-    if let Err(error) = other_firewalls::let_pass(&mut netfilter, &bridge) {
+    if let Err(error) = passed {
         tracing::warn!(error = holdfast_model::chain(&error), "could not let pods pass another firewall");
     }
     Ok(host)
@@ -228,7 +230,7 @@ pub(super) fn unreachable_port<'a>(ports: &'a [HostPort], pod: &[IpAddr]) -> Opt
 }
 
 /// The comment of the table says whose it is, as the hardware address does of the bridge.
-pub(super) fn owner(record: &BridgeRecord) -> String {
+fn owner(record: &BridgeRecord) -> String {
     let hex: Vec<String> = record.mac.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("holdfast {}", hex.join(":"))
 }

@@ -40,6 +40,18 @@ pub(crate) struct Host {
     index: u32,
     pub(crate) subnets: Vec<Subnet>,
     mtu: u32,
+    /// Comment of the table, and of rules in Docker's.
+    owner: String,
+}
+
+impl Host {
+    fn bridge(&self, name: &str) -> other_firewalls::Bridge {
+        other_firewalls::Bridge {
+            name: name.to_owned(),
+            owner: self.owner.clone(),
+            subnets: self.subnets.clone(),
+        }
+    }
 }
 
 /// The bridge as it is asked for.
@@ -151,20 +163,22 @@ impl Embedded {
     /// Whether pods can pass the node's other firewalls. Where Docker's has to be told of the bridge, that is done: a restart
     /// of it may have forgotten.
     pub(crate) async fn pass_other_firewalls(&self) -> Result<(), Error> {
-        let (desired, up, store) = (self.desired(), self.is_up().await, self.store.clone());
+        let (desired, host) = (self.desired(), self.host.read().await.clone());
         thread::blocking("firewalls", move || {
-            let record = store.load_bridge()?;
-            let subnets = match &record {
-                Some(record) if up => record.subnets.clone(),
-                _ => desired.usable()?,
+            let bridge = match &host {
+                Some(host) => host.bridge(&desired.bridge),
+                None => other_firewalls::Bridge {
+                    subnets: desired.usable()?,
+                    name: desired.bridge,
+                    owner: String::new(),
+                },
             };
-            let owner = record.as_ref().map(bridge::owner).unwrap_or_default();
-            let bridge = other_firewalls::Bridge { name: desired.bridge, owner, subnets };
             let mut socket = pod::open_netfilter()?;
-            if up {
-                other_firewalls::let_pass(&mut socket, &bridge)?;
+            let barriers = other_firewalls::barriers(&mut socket, &bridge)?;
+            if host.is_some() {
+                other_firewalls::let_pass(&mut socket, &bridge, &barriers)?;
             }
-            other_firewalls::check(&mut socket, &bridge)
+            other_firewalls::check(&bridge, &barriers)
         })
         .await
     }

@@ -36,7 +36,7 @@ enum Tool {
 
 /// A table that drops what no rule of it lets pass, and has no rule for the pods.
 #[derive(Debug)]
-struct Barrier {
+pub(super) struct Barrier {
     tool: Tool,
     table: Table,
     chain: String,
@@ -46,23 +46,19 @@ struct Barrier {
 #[derive(Debug, Clone)]
 pub(super) struct Bridge {
     pub(super) name: String,
+    /// Empty before the bridge is made.
     pub(super) owner: String,
     pub(super) subnets: Vec<Subnet>,
 }
 
-/// Lets the pods' packets pass where Docker's policy is to drop them. Does nothing if that was done before.
-pub(super) fn let_pass(socket: &mut Socket, bridge: &Bridge) -> Result<(), Error> {
-    let failed = Error::netlink("let pods pass Docker's firewall");
-    let barriers = barriers(socket, bridge)?;
-    let rules: Vec<Message> = barriers
-        .iter()
-        .filter(|one| one.tool == Tool::Docker)
-        .flat_map(|one| passage(&one.table, bridge))
-        .collect();
+/// Lets the pods' packets pass where Docker's policy is to drop them.
+pub(super) fn let_pass(socket: &mut Socket, bridge: &Bridge, barriers: &[Barrier]) -> Result<(), Error> {
+    let docker = barriers.iter().filter(|one| one.tool == Tool::Docker);
+    let rules: Vec<Message> = docker.flat_map(|one| passage(&one.table, bridge)).collect();
     if rules.is_empty() {
         return Ok(());
     }
-    socket.transaction(rules).map_err(failed)?;
+    socket.transaction(rules).map_err(Error::netlink("let pods pass Docker's firewall"))?;
     tracing::info!(
         bridge = bridge.name,
         "Docker's policy is to drop forwarded packets: two rules at the end of FORWARD let those of the bridge pass"
@@ -70,29 +66,30 @@ pub(super) fn let_pass(socket: &mut Socket, bridge: &Bridge) -> Result<(), Error
     Ok(())
 }
 
-/// The firewalls that pods cannot pass, as Status has to say it.
+/// Fails for a firewall that pods cannot pass unless its operator says so.
 ///
 /// # Errors
-/// [`Error::Firewall`]; an nftables dump that failed.
-pub(super) fn check(socket: &mut Socket, bridge: &Bridge) -> Result<(), Error> {
-    for barrier in barriers(socket, bridge)? {
-        match barrier.tool {
+/// [`Error::Firewall`], for Status.
+pub(super) fn check(bridge: &Bridge, barriers: &[Barrier]) -> Result<(), Error> {
+    let name = &bridge.name;
+    for barrier in barriers {
+        let remedy = match barrier.tool {
             // Rules for it come with the bridge.
-            Tool::Docker => {}
-            Tool::Ufw | Tool::Firewalld => {
-                return Err(Error::Firewall {
-                    firewall: barrier.to_string(),
-                    remedy: barrier.tool.remedy(&bridge.name),
-                });
-            }
+            Tool::Docker => continue,
+            Tool::Ufw => format!("`ufw route allow in on {name}` and `ufw route allow out on {name}`"),
+            Tool::Firewalld => format!(
+                "`firewall-cmd --permanent --zone=trusted --add-interface={name}` and `firewall-cmd --reload`"
+            ),
             // It may let them pass by rules that say it in other words.
             Tool::Unknown => {
                 tracing::debug!(
-                    bridge = bridge.name,
+                    bridge = name,
                     "{barrier} drops forwarded packets, and no rule of it names the bridge or its subnets"
                 );
+                continue;
             }
-        }
+        };
+        return Err(Error::Firewall { firewall: barrier.to_string(), remedy });
     }
     Ok(())
 }
@@ -100,14 +97,11 @@ pub(super) fn check(socket: &mut Socket, bridge: &Bridge) -> Result<(), Error> {
 /// Takes the rules of [`let_pass`] back.
 pub(super) fn undo(socket: &mut Socket, owner: &str) -> Result<(), Error> {
     let failed = |error| Error::netlink("remove our rules from Docker's firewall")(error);
-    let mut tables: Vec<Table> =
-        nft::list_chains(socket).map_err(failed)?.into_iter().map(|chain| chain.table).collect();
-    tables.sort();
-    tables.dedup();
-    for table in tables {
-        let rules = nft::list_rules(socket, &table).map_err(failed)?;
+    let chains = nft::list_chains(socket).map_err(failed)?;
+    for chain in chains.iter().filter(|chain| chain.name == FORWARD) {
+        let rules = nft::list_rules(socket, &chain.table).map_err(failed)?;
         for rule in rules.iter().filter(|rule| rule.comment == owner) {
-            match socket.transaction(vec![nft::delete_rule(&table, rule)]) {
+            match socket.transaction(vec![nft::delete_rule(&chain.table, rule)]) {
                 // Gone meanwhile.
                 Err(error) if error.is_absent() => {}
                 done => done.map_err(failed)?,
@@ -125,7 +119,8 @@ fn passage(table: &Table, bridge: &Bridge) -> [Message; 2] {
     })
 }
 
-fn barriers(socket: &mut Socket, bridge: &Bridge) -> Result<Vec<Barrier>, Error> {
+/// The firewalls that drop what pods forward, as far as it shows.
+pub(super) fn barriers(socket: &mut Socket, bridge: &Bridge) -> Result<Vec<Barrier>, Error> {
     let failed = |error| Error::netlink("look for other firewalls")(error);
     let chains = nft::list_chains(socket).map_err(failed)?;
     let mut found = Vec::new();
@@ -190,16 +185,6 @@ impl Tool {
             Self::Ufw
         } else {
             Self::Unknown
-        }
-    }
-
-    fn remedy(self, bridge: &str) -> String {
-        match self {
-            Self::Ufw => format!("`ufw route allow in on {bridge}` and `ufw route allow out on {bridge}`"),
-            Self::Firewalld => format!(
-                "`firewall-cmd --permanent --zone=trusted --add-interface={bridge}` and `firewall-cmd --reload`"
-            ),
-            Self::Docker | Self::Unknown => format!("a rule for the interface {bridge}"),
         }
     }
 }

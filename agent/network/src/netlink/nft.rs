@@ -180,7 +180,7 @@ fn rule_at_end(family: [u8; 4], table: &str, chain: &str, expressions: &[Express
 }
 
 /// A table that may be of another program.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Table {
     /// NFPROTO_INET, NFPROTO_IPV4 and so on.
     pub(crate) family: u8,
@@ -233,7 +233,7 @@ pub(crate) fn list_rules(socket: &mut Socket, table: &Table) -> Result<Vec<Rule>
     let entries = socket.dump(&Message::new(GETRULE, 0, &table.body()).text(1, &table.name))?;
     let rule = |payload: &Vec<u8>| {
         let rest = payload.get(INET.len()..)?;
-        // Before Linux 5.7 a dump tells of other tables as well.
+        // Whatever a kernel makes of the filter in the request.
         (text(attr(rest, 1)?) == table.name).then_some(())?;
         Some(Rule {
             chain: text(attr(rest, 2)?),

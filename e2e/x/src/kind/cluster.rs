@@ -202,7 +202,7 @@ impl<'a> Cluster<'a> {
     }
 }
 
-/// What a cluster's configuration says on a machine that is slower than kubeadm waits.
+/// Patches of kubeadm's configuration with longer timeouts, on a machine that is emulated.
 fn patient() -> String {
     if host::slowness() == 1 {
         return String::new();

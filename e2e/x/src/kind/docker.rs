@@ -63,7 +63,7 @@ pub fn prepare(work: &Work) -> Result<()> {
     })
 }
 
-/// Where they are unpacked.
+/// Directory of the unpacked packages.
 pub fn tools(work: &Work) -> PathBuf {
     work.tools().join("docker")
 }

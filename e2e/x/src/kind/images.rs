@@ -68,7 +68,7 @@ pub struct Workloads {
 }
 
 impl Workloads {
-    /// Where they are, or will be.
+    /// Paths of the archives, whether they are there or not.
     pub fn at(work: &Work) -> Self {
         let dir = work.cache.join("kind/workloads");
         Self {

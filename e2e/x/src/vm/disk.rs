@@ -65,7 +65,7 @@ pub fn payload(work: &Work, dir: &Path, load: &Load, slowness: u32) -> Result<Pa
         }
     }
     if load.kind {
-        copy(&env::current_exe().context("find our own program")?, tree.join("bin/x"))?;
+        copy(&env::current_exe().context("find our own program")?, tree.join("tests").join(KIND))?;
         for part in kind::parts(work) {
             add_part(work, &part, &tree, &log)?;
         }
@@ -103,8 +103,7 @@ fn add_part(work: &Work, part: &Path, tree: &Path, log: &Path) -> Result<()> {
     quiet(command("cp", ["-al"]).arg(part).arg(to), log)
 }
 
-/// What of the cache the tests use: tools, images, and a filled registry if there is one. The peers of the benchmark and
-/// what a cluster needs are no part of it.
+/// Parts of the cache that the tests use: tools, images, and a filled registry if there is one.
 fn parts(work: &Work) -> Result<Vec<PathBuf>> {
     let mut parts = Vec::new();
     for entry in fs::read_dir(work.tools()).context("list the tools")?.flatten() {
@@ -122,7 +121,8 @@ fn parts(work: &Work) -> Result<Vec<PathBuf>> {
     Ok(parts)
 }
 
-const NOT_OF_TESTS: [&str; 6] = ["cni-plugins", "containerd", "docker", "kind", "kubernetes", "qemu-user"];
+/// Tools of the benchmark's peer and of a cluster, for which the disk has no room.
+const NOT_OF_TESTS: [&str; 5] = ["cni-plugins", "containerd", "docker", "kind", "kubernetes"];
 
 fn test_name(number: usize, executable: &Executable) -> String {
     let package = executable.dir.file_name().unwrap_or_default().to_string_lossy();
@@ -153,8 +153,6 @@ fn script(load: &Load, slowness: u32) -> String {
         run_in(&mut text, CRITEST, "");
     }
     if load.kind {
-        // The machine has what a user's has, not what builds.
-        text.push_str("chmod 755 /e2e/bin/x; ln -s /e2e/bin/x /e2e/tests/kind\n");
         run_in(&mut text, KIND, "kind --prepared /e2e/cache --nodes 1");
     }
     text.push_str(

@@ -161,15 +161,15 @@ fn count(results: &Path, boot_only: bool) -> Result<Counts> {
         let text = String::from_utf8_lossy(&text);
         let status = fs::read_to_string(log.with_extension("status")).unwrap_or_default();
         let success = status.trim() == "0";
-        let sums_up = [disk::CRITEST, disk::KIND].map(Some);
-        let (counts, reasons) = if sums_up.contains(&log.file_stem().and_then(|stem| stem.to_str())) {
+        let name = log.file_stem().unwrap_or_default().to_string_lossy();
+        let (counts, reasons) = if [disk::CRITEST, disk::KIND].contains(&name.as_ref()) {
             (Counts::of_last_line(&text, success), Vec::new())
         } else {
             let mut reader = Reader::default();
             text.lines().for_each(|line| reader.line(line));
             reader.finish(success)
         };
-        println!("    {}: {counts}", log.file_stem().unwrap_or_default().to_string_lossy());
+        println!("    {name}: {counts}");
         for reason in reasons {
             println!("    skipped: {reason}");
         }
